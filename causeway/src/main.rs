@@ -1,0 +1,3 @@
+//! The node daemon and the command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Chunker, manifest, pack store and chunk index of one site. Local; knows no network.

@@ -1,0 +1,1 @@
+//! The one read-write path of clients: import, export, read, write.

@@ -1,0 +1,272 @@
+//! What goes through a volume's Raft log, and what comes back.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use causeway_base::{ClientId, Ino, Seq, Timestamp};
+
+use crate::inode::{Attr, Content, FileKind};
+use crate::root::{RootOp, RootOutcome};
+
+/// Most operations in one request.
+pub const OPS_MAX: usize = 1024;
+/// Most requests in one log entry.
+pub const REQUESTS_MAX: usize = 512;
+/// Largest encoded request in bytes.
+pub const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// Most requests of a session that may be unacknowledged at once; more are refused.
+pub const SESSION_WINDOW: u64 = 256;
+/// Most open sessions of a volume; the one unused longest makes room.
+pub const SESSIONS_MAX: usize = 16_384;
+
+/// The payload of a log entry: requests that the leader coalesced, applied in order, each atomic by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The requests; at most [`REQUESTS_MAX`].
+    pub requests: Vec<Request>,
+}
+
+/// One client's request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// When the proposer received it: the only time that its effects know.
+    pub at: Timestamp,
+    /// What is asked.
+    pub body: RequestBody,
+}
+
+/// The kinds of request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RequestBody {
+    /// Opens a session; answered with its id.
+    OpenSession {
+        /// The client's own name for itself, for people who look.
+        client: ClientId,
+    },
+    /// An atomic batch, at most once.
+    Mutate {
+        /// From `OpenSession`.
+        session: SessionId,
+        /// Counts up from 1 within the session. The same number again is answered with the first answer.
+        number: u64,
+        /// Every number below is acknowledged by the client: its answer may be forgotten.
+        acked_below: u64,
+        /// Applied in order; all or none.
+        ops: Vec<Op>,
+    },
+    /// An operation on the root group.
+    Root(RootOp),
+    /// Starts a new epoch after a restore or a promotion; refused if not above the current one.
+    RaiseEpoch {
+        /// The new epoch.
+        epoch: causeway_base::Epoch,
+    },
+}
+
+/// A session of at-most-once requests: numbered by the volume, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SessionId(pub u64);
+
+/// A place in the tree: a path relative to a directory (`openat`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct At {
+    /// Where the path starts; [`Ino::ROOT`] for a path from the volume's top.
+    pub dir: Ino,
+    /// Names separated by `/`; no leading `/` needed, empty and `.` components are skipped, `..` is refused. Symlinks on
+    /// the way are not followed: the client resolves them.
+    pub path: Bytes,
+}
+
+/// What must hold of the target, or the whole batch is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expect {
+    /// Nothing.
+    #[default]
+    Any,
+    /// The target does not exist.
+    Absent,
+    /// The target's inode has exactly this version.
+    Version(Seq),
+}
+
+/// One step of a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Creates a directory.
+    Mkdir {
+        /// Where.
+        at: At,
+        /// Its attributes.
+        attr: Attr,
+        /// Create missing parents with the same attributes, and accept that it exists already.
+        parents: bool,
+    },
+    /// Creates a file or replaces one's content (and attributes); a directory there is refused.
+    PutFile {
+        /// Where.
+        at: At,
+        /// Its attributes.
+        attr: Attr,
+        /// Its content.
+        content: Content,
+        /// Precondition.
+        expect: Expect,
+    },
+    /// Creates a symlink.
+    Symlink {
+        /// Where.
+        at: At,
+        /// Its attributes.
+        attr: Attr,
+        /// Its target.
+        target: Bytes,
+    },
+    /// Adds a name for a file or symlink.
+    Link {
+        /// The existing name.
+        from: At,
+        /// The new name; must not exist.
+        to: At,
+    },
+    /// Removes a name of a file or symlink; the inode goes with its last name.
+    Unlink {
+        /// Which.
+        at: At,
+        /// Precondition.
+        expect: Expect,
+    },
+    /// Removes an empty directory.
+    Rmdir {
+        /// Which.
+        at: At,
+    },
+    /// Renames, replacing atomically what POSIX `rename` would replace.
+    Rename {
+        /// From.
+        from: At,
+        /// To.
+        to: At,
+        /// Refuse if `to` exists.
+        no_replace: bool,
+    },
+    /// Changes attributes; `None` leaves one as it is.
+    SetAttr {
+        /// Which.
+        at: At,
+        /// Permission bits.
+        mode: Option<u32>,
+        /// Owner.
+        uid: Option<u32>,
+        /// Group.
+        gid: Option<u32>,
+        /// Content time.
+        mtime: Option<Timestamp>,
+        /// Precondition.
+        expect: Expect,
+    },
+    /// Sets (`Some`) or removes (`None`) an extended attribute.
+    SetXattr {
+        /// Which.
+        at: At,
+        /// Its name, at most 255 bytes.
+        name: Bytes,
+        /// Its value, at most 4 KiB; all of an inode's at most 64 KiB.
+        value: Option<Bytes>,
+    },
+}
+
+/// What a request came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The session is open.
+    Session(SessionId),
+    /// Every operation of the batch was applied, or had been when the request came first.
+    Done(Vec<OpDone>),
+    /// Nothing of the batch was applied.
+    Refused(Refusal),
+    /// The session is not known (never opened, or its place was needed): whether the request was applied earlier is unknown.
+    SessionUnknown,
+    /// The number was acknowledged earlier, so its answer is forgotten; it was applied once.
+    Forgotten,
+    /// More than [`SESSION_WINDOW`] requests of the session are unacknowledged; nothing was applied.
+    WindowExceeded,
+    /// Of a root operation.
+    Root(RootOutcome),
+    /// The epoch was raised.
+    EpochRaised,
+    /// The request does not fit this group, or breaks a bound; nothing was applied.
+    Invalid(String),
+}
+
+/// What an applied operation touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpDone {
+    /// The inode.
+    pub ino: Ino,
+    /// Its version now; for a removal the seq of the removal.
+    pub version: Seq,
+}
+
+/// Why a batch was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Index of the operation in the batch.
+    pub op: u32,
+    /// Why.
+    pub code: Errno,
+    /// The path it is about, relative to the volume.
+    pub path: Bytes,
+}
+
+/// The POSIX errors that a mutation or query can meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+pub enum Errno {
+    /// `ENOENT`
+    #[error("no such file or directory")]
+    NotFound,
+    /// `EEXIST`
+    #[error("it exists already")]
+    Exists,
+    /// `ENOTDIR`
+    #[error("not a directory")]
+    NotDirectory,
+    /// `EISDIR`
+    #[error("it is a directory")]
+    IsDirectory,
+    /// `ENOTEMPTY`
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// `EINVAL`
+    #[error("invalid argument")]
+    Invalid,
+    /// `ENAMETOOLONG`
+    #[error("a name over 255 or a path over 4096 bytes")]
+    NameTooLong,
+    /// `EMLINK`
+    #[error("too many links")]
+    TooManyLinks,
+    /// `ELOOP`: a directory would be moved into itself is `Invalid`; this is a symlink in the middle of a path.
+    #[error("a symbolic link is in the way")]
+    SymlinkInPath,
+    /// `EFBIG`: a bound of this module.
+    #[error("too large")]
+    TooLarge,
+    /// `ENODATA`: no such extended attribute.
+    #[error("no such extended attribute")]
+    NoAttribute,
+    /// The precondition does not hold.
+    #[error("it changed: the expected version is not the current one")]
+    Conflict,
+}
+
+/// What a listing shows of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListEntry {
+    /// The name.
+    pub name: Bytes,
+    /// Its inode's number.
+    pub ino: Ino,
+    /// Its kind.
+    pub kind: FileKind,
+}

@@ -1,0 +1,93 @@
+//! Keys of the records: one leading byte for the table, then big-endian fields, so that byte order is the wanted order.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use causeway_base::{Ino, NodeId, VolumeId};
+
+use crate::command::SessionId;
+
+/// Counters and totals of the group.
+pub const META: u8 = 0x00;
+/// Inodes.
+pub const INODE: u8 = 0x01;
+/// Directory entries.
+pub const DIRENT: u8 = 0x02;
+/// Sessions.
+pub const SESSION: u8 = 0x03;
+/// Sessions by last use.
+pub const SESSION_BY_USE: u8 = 0x04;
+/// Nodes (root group).
+pub const NODE: u8 = 0x10;
+/// Volumes (root group).
+pub const VOLUME: u8 = 0x11;
+/// Realm keys by name (root group).
+pub const REALM: u8 = 0x12;
+
+fn numbered(table: u8, number: u64) -> Bytes {
+    let mut key = BytesMut::with_capacity(9);
+    key.put_u8(table);
+    key.put_u64(number);
+    key.freeze()
+}
+
+/// The group's counters and totals.
+#[must_use]
+pub fn meta() -> Bytes {
+    Bytes::from_static(&[META])
+}
+
+/// An inode.
+#[must_use]
+pub fn inode(ino: Ino) -> Bytes {
+    numbered(INODE, ino.0)
+}
+
+/// The number in an inode's key; `None` for any other key.
+#[must_use]
+pub fn inode_of(key: &[u8]) -> Option<Ino> {
+    let (table, number) = key.split_first()?;
+    (*table == INODE).then_some(Ino(u64::from_be_bytes(number.try_into().ok()?)))
+}
+
+/// A directory entry; `name` empty gives the lower bound of a directory's entries.
+#[must_use]
+pub fn dirent(parent: Ino, name: &[u8]) -> Bytes {
+    let mut key = BytesMut::with_capacity(9 + name.len());
+    key.put_u8(DIRENT);
+    key.put_u64(parent.0);
+    key.put_slice(name);
+    key.freeze()
+}
+
+/// Above every entry of a directory.
+#[must_use]
+pub fn dirent_end(parent: Ino) -> Bytes {
+    parent.next().map_or_else(|| Bytes::from_static(&[DIRENT + 1]), |next| dirent(next, b""))
+}
+
+/// A session.
+#[must_use]
+pub fn session(id: SessionId) -> Bytes {
+    numbered(SESSION, id.0)
+}
+
+/// A node.
+#[must_use]
+pub fn node(id: NodeId) -> Bytes {
+    numbered(NODE, id.0)
+}
+
+/// A volume.
+#[must_use]
+pub fn volume(id: VolumeId) -> Bytes {
+    numbered(VOLUME, id.0)
+}
+
+/// A realm.
+#[must_use]
+pub fn realm(name: &str) -> Bytes {
+    let mut key = BytesMut::with_capacity(1 + name.len());
+    key.put_u8(REALM);
+    key.put_slice(name.as_bytes());
+    key.freeze()
+}

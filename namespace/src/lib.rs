@@ -1,0 +1,1 @@
+//! The namespace service of a node: volumes, paths, forwarding, gRPC.

@@ -1,0 +1,1 @@
+//! The versioned .proto packages and the code made from them.

@@ -1,0 +1,1 @@
+//! The replication planner. Pure: no clock, no randomness, no I/O.

@@ -1,0 +1,1 @@
+//! Regions, sites, links and policies; placement, path choice and residency. Pure.
