@@ -164,7 +164,7 @@ mod tests {
         fn any_flipped_bit_is_noticed(payload in proptest::collection::vec(any::<u8>(), 0..64), at in any::<prop::sample::Index>(), bit in 0..8) {
             let mut sealed = seal(KIND, &payload).unwrap();
             let at = at.index(sealed.len());
-            sealed[at] ^= 1 << bit;
+            sealed[at] ^= 1_u8 << bit;
             prop_assert!(open(KIND, &sealed).is_err());
         }
 

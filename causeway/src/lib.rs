@@ -1,1 +1,3 @@
 //! The node daemon and the command line.
+
+pub mod config;

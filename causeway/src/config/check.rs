@@ -1,0 +1,125 @@
+//! What a configuration must hold beyond its syntax, and errors that name file and line.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::Config;
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read configuration {path}: {source}\n  hint: {hint}", path = path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Something in it is wrong.
+    #[error("{path}:{line}: {message}\n  | {text}", path = path.display())]
+    At {
+        /// Which file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong and what is expected.
+        message: String,
+        /// The line itself.
+        text: String,
+    },
+}
+
+impl ConfigError {
+    pub(super) fn read(path: &Path, source: std::io::Error) -> Self {
+        let hint = if source.kind() == std::io::ErrorKind::NotFound {
+            "`causeway init DIR` writes one; name it with --config or CAUSEWAY_CONFIG"
+        } else {
+            "check the file's permissions"
+        };
+        Self::Read { path: path.to_owned(), source, hint }
+    }
+
+    pub(super) fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> Self {
+        Self::at(path, text, error.span().unwrap_or(0..0), error.message())
+    }
+
+    fn at(path: &Path, text: &str, span: Range<usize>, message: impl Into<String>) -> Self {
+        let start = span.start.min(text.len());
+        let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count();
+        let text = text.lines().nth(line).unwrap_or_default().trim_end().to_owned();
+        Self::At { path: path.to_owned(), line: line + 1, message: message.into(), text }
+    }
+}
+
+pub(super) fn check(config: &Config, text: &str) -> Result<(), ConfigError> {
+    let fail = |span: Range<usize>, message: String| Err(ConfigError::at(&config.path, text, span, message));
+    // A key's own span is gone after parsing; its first mention in the text is near enough to help.
+    let mention = |key: &str| text.find(key).map_or(0..0, |at| at..at);
+
+    let timing = &config.timing;
+    if timing.heartbeat.0.as_millis() < 10 || timing.heartbeat.0 * 2 > timing.election_min.0 {
+        return fail(mention("heartbeat"), "heartbeat must be at least 10ms and at most half of election_min".into());
+    }
+    if timing.election_min.0 >= timing.election_max.0 || timing.election_max.0.as_secs() > 60 {
+        return fail(mention("election_m"), "election_min must be below election_max, and that at most 60s".into());
+    }
+    if config.sites.is_empty() {
+        return fail(0..0, "no [[site]]: at least one is needed".into());
+    }
+    if config.nodes.is_empty() {
+        return fail(0..0, "no [[node]]: at least one is needed".into());
+    }
+    let mut sites = BTreeSet::new();
+    for site in &config.sites {
+        if !sites.insert(&site.get_ref().name) {
+            return fail(site.span(), format!("site {} stands twice", site.get_ref().name));
+        }
+    }
+    let (mut ids, mut addresses, mut folders) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for spanned in &config.nodes {
+        let node = spanned.get_ref();
+        if node.id == 0 {
+            return fail(spanned.span(), "node ids start at 1".into());
+        }
+        if !ids.insert(node.id) {
+            return fail(spanned.span(), format!("node id {} stands twice; ids are never reused", node.id));
+        }
+        if !sites.contains(&node.site) {
+            return fail(
+                spanned.span(),
+                format!("node {}: there is no [[site]] named {:?}", node.id, node.site.as_str()),
+            );
+        }
+        for (protocol, address) in [("grpc", &node.grpc), ("quic", &node.quic)] {
+            if !is_address(address) {
+                return fail(spanned.span(), format!("node {}: {protocol} = {address:?} is not host:port", node.id));
+            }
+            if !addresses.insert((protocol, address)) {
+                return fail(spanned.span(), format!("node {}: {protocol} address {address} stands twice", node.id));
+            }
+        }
+        if !folders.insert(&node.data) {
+            return fail(spanned.span(), format!("node {}: data folder {} stands twice", node.id, node.data.display()));
+        }
+    }
+    if let Some(repository) = &config.repository {
+        let url = repository.url.get_ref();
+        let known = ["azure://", "az://", "abfss://", "s3://", "gs://", "file://"];
+        if url.is_empty() || (url.contains("://") && !known.iter().any(|scheme| url.starts_with(scheme))) {
+            let message = format!("repository url {url:?}: use azure://, s3://, gs://, file:// or a folder");
+            return fail(repository.url.span(), message);
+        }
+    }
+    Ok(())
+}
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}

@@ -1,0 +1,78 @@
+//! The commented file that `causeway init` writes.
+
+use std::fmt::Write as _;
+
+use causeway_base::{ClusterId, SiteName};
+
+/// A node of a new cluster.
+#[derive(Debug, Clone)]
+pub struct StarterNode {
+    /// Its id, from 1.
+    pub id: u64,
+    /// Its site.
+    pub site: SiteName,
+    /// Region of the site.
+    pub region: String,
+    /// Provider of the site.
+    pub provider: String,
+    /// `host:port` of gRPC.
+    pub grpc: String,
+    /// `host:port` of QUIC.
+    pub quic: String,
+}
+
+/// The text of a new cluster's configuration.
+#[must_use]
+pub fn starter(cluster: ClusterId, trust_domain: &str, repository: &str, nodes: &[StarterNode]) -> String {
+    let mut text = format!(
+        r#"# A Causeway cluster: read by every node (`causeway node --config FILE --id N`) and by the command line.
+# Relative paths are relative to this file. `causeway config check` names the line of what is wrong.
+
+[cluster]
+id = "{cluster}"              # drawn once; nodes refuse messages of any other cluster
+trust_domain = "{trust_domain}"   # in each certificate: spiffe://TRUST_DOMAIN/site/SITE/node/ID
+realm_key_file = "realm.key"  # key of the chunk ids; used once, when the cluster is set up
+
+[client]
+tls = "tls/admin"             # who the command line is: cert.pem, key.pem, ca.pem
+
+[repository]
+# Where packs and the exact image of the metadata go: a folder, azure://container/prefix, s3://bucket/prefix or
+# gs://bucket/prefix. Credentials come from the environment (AZURE_STORAGE_*, AWS_*, GOOGLE_*), never from this file.
+url = {repository:?}
+
+[timing]
+heartbeat = "100ms"           # a leader's; at most half of election_min
+election_min = "500ms"        # without a leader for this long (at random up to election_max), a node stands for election.
+election_max = "1s"           # Raise all three above the round trip between your sites: election_min >= 10 x RTT.
+
+[limits]
+metadata_cache = "128MiB"     # memory a node
+index_cache = "64MiB"
+disk_reserve = "256MiB"       # free space below which data writes are refused, so that metadata can still be written
+"#
+    );
+    let mut seen = Vec::new();
+    for node in nodes.iter() {
+        if !seen.contains(&&node.site) {
+            seen.push(&node.site);
+            let _ = write!(
+                text,
+                "\n[[site]]\nname = \"{}\"\nregion = {:?}\nprovider = {:?}\n",
+                node.site, node.region, node.provider
+            );
+        }
+    }
+    text.push_str("\n# Node ids are never reused: a node that lost its disk comes back under a new one.\n");
+    for node in nodes {
+        let _ = write!(
+            text,
+            "[[node]]\nid = {id}\nsite = \"{site}\"\ngrpc = \"{grpc}\"\nquic = \"{quic}\"\ndata = \"sites/{site}/n{id}\"\ntls = \"tls/n{id}\"\n\n",
+            id = node.id,
+            site = node.site,
+            grpc = node.grpc,
+            quic = node.quic,
+        );
+    }
+    text
+}
