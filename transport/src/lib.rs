@@ -5,7 +5,9 @@
 //! caller expects of it is an [`ExpectPeer`]. Certificates are short-lived and reload live ([`IdentityStore`]).
 
 pub mod ca;
+pub mod grpc;
 pub mod identity;
+pub mod net;
 pub mod tls;
 
 pub use ca::{CertificateAuthority, IssuedIdentity};
