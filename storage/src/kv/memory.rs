@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Batch, KeyRange, Kv, KvError, KvRead, Scan, Space};
+use super::{Batch, KeyRange, Kv, KvError, KvRead, Scan, Space, range_is_empty};
 
 const ENGINE: &str = "memory";
 
@@ -107,30 +107,22 @@ impl View {
             Ok(table) => Arc::clone(table),
             Err(error) => return Box::new(std::iter::once(Err(error))),
         };
-        let (mut low, mut high) = range;
+        let mut range = range;
         Box::new(std::iter::from_fn(move || {
-            if is_empty(&low, &high) {
+            // `BTreeMap::range` panics on bounds that cross.
+            if range_is_empty(&range) {
                 return None;
             }
-            let mut entries = table.range((low.clone(), high.clone()));
+            let mut entries = table.range(range.clone());
             let (key, value) = if reverse { entries.next_back() } else { entries.next() }?;
             let bound = Bound::Excluded(key.clone());
             if reverse {
-                high = bound;
+                range.1 = bound;
             } else {
-                low = bound;
+                range.0 = bound;
             }
             Some(Ok((key.clone(), value.clone())))
         }))
-    }
-}
-
-/// `BTreeMap::range` panics on bounds that cross.
-fn is_empty(low: &Bound<Bytes>, high: &Bound<Bytes>) -> bool {
-    match (low, high) {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-        (Bound::Included(low), Bound::Included(high)) => low > high,
-        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low >= high,
     }
 }
 

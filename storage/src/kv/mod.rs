@@ -4,13 +4,18 @@
 //! applied whole or not at all, across spaces, also after a crash. What survives a power cut is what was written before
 //! the last [`Kv::persist`] that returned, and it is a prefix of the batches in the order of their [`Kv::write`].
 
+pub mod conformance;
+mod fjall;
+mod headroom;
 mod memory;
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::ops::Bound;
 
 use bytes::Bytes;
 
+pub use self::fjall::{FjallKv, FjallOptions};
 pub use memory::MemoryKv;
 
 /// A named key range of a store, fixed when the store is opened.
@@ -32,7 +37,8 @@ pub enum KvError {
         /// The engine's name.
         engine: &'static str,
     },
-    /// A failed write or sync, or a failed checksum. The store takes no writes any more.
+    /// A failed write or sync, or a failed checksum. The store takes no writes any more. Whether the batch that met the
+    /// failure took place (whole) is known only after the store is opened again.
     #[error("the {engine} store is damaged or its disk fails: {reason}")]
     Damaged {
         /// The engine's name.
@@ -74,6 +80,16 @@ pub fn prefix_range(prefix: &[u8]) -> KeyRange {
         }
     };
     (start, end)
+}
+
+/// Whether no key can be in a range: its bounds cross or touch without both being included.
+#[must_use]
+pub fn range_is_empty(range: &KeyRange) -> bool {
+    match range {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(low), Bound::Included(high)) => low > high,
+        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low >= high,
+    }
 }
 
 /// Key and value of a scan.
@@ -148,6 +164,23 @@ impl Batch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
+    }
+
+    /// Bytes of all keys and values.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        let sizes = self.ops.iter().map(|(_, key, value)| key.len() + value.as_ref().map_or(0, Bytes::len));
+        sizes.sum::<usize>() as u64
+    }
+
+    /// The operations that count, in no stated order: the last one of each key. For engines that give all operations
+    /// of a batch the same version and leave the order among equal keys open.
+    pub(crate) fn last_of_each_key(self) -> Vec<(Space, Bytes, Option<Bytes>)> {
+        let mut ops = self.ops;
+        let mut seen: HashSet<(Space, Bytes)> = HashSet::with_capacity(ops.len());
+        ops.reverse();
+        ops.retain(|(space, key, _)| seen.insert((*space, key.clone())));
+        ops
     }
 
     /// Checks spaces and sizes; engines call it before they touch anything.

@@ -1,0 +1,214 @@
+//! Every engine against the suite.
+
+#![allow(clippy::unwrap_used)] // also in the helpers of the tests
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use causeway_base::ByteSize;
+use causeway_storage::kv::conformance::steps::{self, Step};
+use causeway_storage::kv::conformance::{self, Engine, SPACES};
+use causeway_storage::kv::{Batch, FjallKv, FjallOptions, Kv, KvError, KvRead, MemoryKv, Space};
+use proptest::prelude::*;
+
+/// Keeps the stores by path, and gives back what a power cut would leave.
+#[derive(Default)]
+struct Memory(Mutex<BTreeMap<PathBuf, Arc<MemoryKv>>>);
+
+impl Engine for Memory {
+    fn open(&self, path: &Path) -> Arc<dyn Kv> {
+        let mut stores = self.0.lock().unwrap();
+        let kv = match stores.get(path) {
+            Some(before) => Arc::new(before.after_power_cut()),
+            None => Arc::new(MemoryKv::new(&SPACES)),
+        };
+        stores.insert(path.to_path_buf(), Arc::clone(&kv));
+        kv
+    }
+}
+
+struct Fjall(FjallOptions);
+
+impl Fjall {
+    /// Memtables so small that the suite flushes and compacts.
+    fn small() -> Self {
+        Self(FjallOptions { memtable: ByteSize::kib(64), cache: ByteSize::mib(1), ..FjallOptions::default() })
+    }
+}
+
+impl Engine for Fjall {
+    fn open(&self, path: &Path) -> Arc<dyn Kv> {
+        Arc::new(FjallKv::open(path, &SPACES, &self.0).unwrap())
+    }
+}
+
+#[test]
+fn memory_conforms() {
+    conformance::run(&Memory::default(), Path::new(""));
+}
+
+#[test]
+fn fjall_conforms() {
+    let root = tempfile::tempdir().unwrap();
+    conformance::run(&Fjall(FjallOptions::default()), root.path());
+}
+
+#[test]
+fn fjall_conforms_while_it_flushes() {
+    let root = tempfile::tempdir().unwrap();
+    conformance::run(&Fjall::small(), root.path());
+}
+
+fn key() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(prop::sample::select(vec![0, 1, b'a', 0xff]), 1..4)
+}
+
+fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
+    prop_oneof![Just(Bound::Unbounded), key().prop_map(Bound::Included), key().prop_map(Bound::Excluded)]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let op = (0..2_usize, key(), prop::option::of(prop::collection::vec(any::<u8>(), 0..40)));
+    prop_oneof![
+        8 => prop::collection::vec(op, 0..10).prop_map(Step::Write),
+        1 => Just(Step::Persist),
+        1 => Just(Step::Reopen),
+        2 => Just(Step::Snapshot),
+        1 => Just(Step::DropSnapshot),
+        3 => (0..2_usize, bound(), bound(), any::<bool>()).prop_map(|(space, low, high, back)| Step::Scan(space, low, high, back)),
+        1 => Just(Step::Compare),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn memory_is_a_map(steps in prop::collection::vec(step(), 0..60)) {
+        steps::check(&Memory::default(), Path::new("m"), &steps);
+    }
+
+    #[test]
+    fn fjall_is_a_map(steps in prop::collection::vec(step(), 0..40)) {
+        let root = tempfile::tempdir().unwrap();
+        steps::check(&Fjall::small(), &root.path().join("f"), &steps);
+    }
+}
+
+const DATA: Space = Space("data");
+
+fn one(key: &str) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(DATA, key.to_owned(), "value");
+    batch
+}
+
+#[test]
+fn a_second_open_is_refused_while_the_first_lives() {
+    let root = tempfile::tempdir().unwrap();
+    let kv = FjallKv::open(root.path(), &[DATA], &FjallOptions::default()).unwrap();
+    let refused = FjallKv::open(root.path(), &[DATA], &FjallOptions::default()).unwrap_err();
+    assert!(matches!(refused, KvError::Other { .. }), "{refused:?}");
+    drop(kv);
+    FjallKv::open(root.path(), &[DATA], &FjallOptions::default()).unwrap();
+}
+
+#[test]
+fn a_store_grows_new_spaces() {
+    let root = tempfile::tempdir().unwrap();
+    let kv = FjallKv::open(root.path(), &[DATA], &FjallOptions::default()).unwrap();
+    kv.write(one("k")).unwrap();
+    drop(kv);
+    let more = Space("more");
+    let kv = FjallKv::open(root.path(), &[DATA, more], &FjallOptions::default()).unwrap();
+    assert!(kv.get(DATA, b"k").unwrap().is_some(), "written without persist, closed cleanly");
+    assert!(kv.get(more, b"k").unwrap().is_none());
+}
+
+#[test]
+fn too_little_free_space_refuses_whole_batches() {
+    let root = tempfile::tempdir().unwrap();
+    let options = FjallOptions { reserve: ByteSize(u64::MAX / 2), ..FjallOptions::default() };
+    let kv = FjallKv::open(root.path(), &[DATA], &options).unwrap();
+    let refused = kv.write(one("k")).unwrap_err();
+    assert!(matches!(refused, KvError::Full { .. }), "{refused:?}");
+    assert_eq!(kv.get(DATA, b"k").unwrap(), None);
+    drop(kv);
+    // Space is back.
+    let kv = FjallKv::open(root.path(), &[DATA], &FjallOptions::default()).unwrap();
+    kv.write(one("k")).unwrap();
+}
+
+#[test]
+fn damaged_tables_are_noticed_and_stop_writes() {
+    let root = tempfile::tempdir().unwrap();
+    let options = FjallOptions { memtable: ByteSize::kib(64), cache: ByteSize::kib(64), ..FjallOptions::default() };
+    let kv = FjallKv::open(root.path(), &[DATA], &options).unwrap();
+    for i in 0..2_000_u32 {
+        let mut batch = Batch::new();
+        batch.put(DATA, i.to_be_bytes().to_vec(), blake_like(i));
+        kv.write(batch).unwrap();
+    }
+    kv.persist().unwrap();
+    drop(kv);
+    let mut damaged = 0;
+    for file in walk(root.path()).into_iter().filter(|file| file.parent().is_some_and(|dir| dir.ends_with("tables"))) {
+        let mut bytes = std::fs::read(&file).unwrap();
+        // Data blocks are at the start of a table.
+        for byte in bytes.iter_mut().take(2_000).skip(200) {
+            *byte ^= 0x55;
+        }
+        std::fs::write(&file, bytes).unwrap();
+        damaged += 1;
+    }
+    assert!(damaged > 0, "no table was found");
+    // Either the store does not open, or the read finds it; a wrong value is never given out.
+    let kv = match FjallKv::open(root.path(), &[DATA], &options) {
+        Ok(kv) => kv,
+        Err(error) => {
+            assert!(matches!(error, KvError::Damaged { .. }), "{error:?}");
+            return;
+        }
+    };
+    let mut found = 0;
+    for i in 0..2_000_u32 {
+        match kv.get(DATA, &i.to_be_bytes()) {
+            Ok(value) => assert!(value.is_none_or(|value| value == blake_like(i)), "a wrong value was given out"),
+            Err(error) => {
+                assert!(matches!(error, KvError::Damaged { .. }), "{error:?}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 0, "the damage was not noticed");
+    assert!(kv.damage().is_some());
+    let refused = kv.write(one("k")).unwrap_err();
+    assert!(matches!(refused, KvError::Damaged { .. }), "{refused:?}");
+    assert!(matches!(kv.persist(), Err(KvError::Damaged { .. })));
+}
+
+/// Bytes that do not compress.
+fn blake_like(seed: u32) -> Vec<u8> {
+    let mut state = u64::from(seed) + 1;
+    (0..100)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .collect()
+}
+
+fn walk(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() { folders.push(entry.path()) } else { found.push(entry.path()) }
+        }
+    }
+    found.sort();
+    found
+}
