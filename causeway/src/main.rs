@@ -1,3 +1,5 @@
-//! The node daemon and the command line.
+//! Causeway: one namespace over on-prem and cloud clusters.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    causeway::cli::main()
+}

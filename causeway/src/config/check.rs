@@ -58,8 +58,9 @@ impl ConfigError {
 
 pub(super) fn check(config: &Config, text: &str) -> Result<(), ConfigError> {
     let fail = |span: Range<usize>, message: String| Err(ConfigError::at(&config.path, text, span, message));
-    // A key's own span is gone after parsing; its first mention in the text is near enough to help.
-    let mention = |key: &str| text.find(key).map_or(0..0, |at| at..at);
+    // A key's own span is gone after parsing; its first mention after the start of its section stands for it.
+    let key_after = |start: usize, key: &str| text[start..].find(key).map_or(start..start, |at| start + at..start + at);
+    let mention = |key: &str| key_after(0, key);
 
     let timing = &config.timing;
     if timing.heartbeat.0.as_millis() < 10 || timing.heartbeat.0 * 2 > timing.election_min.0 {
@@ -83,28 +84,29 @@ pub(super) fn check(config: &Config, text: &str) -> Result<(), ConfigError> {
     let (mut ids, mut addresses, mut folders) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for spanned in &config.nodes {
         let node = spanned.get_ref();
+        let key = |key: &str| key_after(spanned.span().start, key);
         if node.id == 0 {
-            return fail(spanned.span(), "node ids start at 1".into());
+            return fail(key("id"), "node ids start at 1".into());
         }
         if !ids.insert(node.id) {
-            return fail(spanned.span(), format!("node id {} stands twice; ids are never reused", node.id));
+            return fail(key("id"), format!("node id {} stands twice; ids are never reused", node.id));
         }
         if !sites.contains(&node.site) {
             return fail(
-                spanned.span(),
+                key("site ="),
                 format!("node {}: there is no [[site]] named {:?}", node.id, node.site.as_str()),
             );
         }
         for (protocol, address) in [("grpc", &node.grpc), ("quic", &node.quic)] {
             if !is_address(address) {
-                return fail(spanned.span(), format!("node {}: {protocol} = {address:?} is not host:port", node.id));
+                return fail(key(protocol), format!("node {}: {protocol} = {address:?} is not host:port", node.id));
             }
             if !addresses.insert((protocol, address)) {
-                return fail(spanned.span(), format!("node {}: {protocol} address {address} stands twice", node.id));
+                return fail(key(protocol), format!("node {}: {protocol} address {address} stands twice", node.id));
             }
         }
         if !folders.insert(&node.data) {
-            return fail(spanned.span(), format!("node {}: data folder {} stands twice", node.id, node.data.display()));
+            return fail(key("data"), format!("node {}: data folder {} stands twice", node.id, node.data.display()));
         }
     }
     if let Some(repository) = &config.repository {
