@@ -14,8 +14,12 @@ pub const OPS_MAX: usize = 1024;
 pub const REQUESTS_MAX: usize = 512;
 /// Largest encoded request in bytes.
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// Largest encoded command in bytes: twice a request, so that the largest one still shares its entry with small ones.
+pub const COMMAND_BYTES_MAX: usize = 2 * REQUEST_BYTES_MAX;
 /// Most requests of a session that may be unacknowledged at once; more are refused.
 pub const SESSION_WINDOW: u64 = 256;
+/// Most bytes of kept answers of a session. One answer takes at most two thirds of it.
+pub const SESSION_ANSWER_BYTES_MAX: usize = 32 << 10;
 /// Most open sessions of a volume; the one unused longest makes room.
 pub const SESSIONS_MAX: usize = 16_384;
 
@@ -23,6 +27,7 @@ pub const SESSIONS_MAX: usize = 16_384;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
     /// The requests; at most [`REQUESTS_MAX`].
+    #[serde(deserialize_with = "crate::encode::bounded_vec::<REQUESTS_MAX, _, _>")]
     pub requests: Vec<Request>,
 }
 
@@ -51,7 +56,8 @@ pub enum RequestBody {
         number: u64,
         /// Every number below is acknowledged by the client: its answer may be forgotten.
         acked_below: u64,
-        /// Applied in order; all or none.
+        /// Applied in order; all or none. At most [`OPS_MAX`].
+        #[serde(deserialize_with = "crate::encode::bounded_vec::<OPS_MAX, _, _>")]
         ops: Vec<Op>,
     },
     /// An operation on the root group.
@@ -74,7 +80,8 @@ pub struct At {
     /// Where the path starts; [`Ino::ROOT`] for a path from the volume's top.
     pub dir: Ino,
     /// Names separated by `/`; no leading `/` needed, empty and `.` components are skipped, `..` is refused. Symlinks on
-    /// the way are not followed: the client resolves them.
+    /// the way are not followed: the client resolves them. A path without any name means the inode `dir` itself, which
+    /// may then be of any kind (`AT_EMPTY_PATH`): what holds an inode number can change it whatever it is called now.
     pub path: Bytes,
 }
 
@@ -91,6 +98,8 @@ pub enum Expect {
 }
 
 /// One step of a batch.
+///
+/// `attr.ctime` is not taken from an operation: the inode's `ctime` becomes the request's `at`, as no POSIX call sets it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// Creates a directory.
@@ -102,7 +111,8 @@ pub enum Op {
         /// Create missing parents with the same attributes, and accept that it exists already.
         parents: bool,
     },
-    /// Creates a file or replaces one's content (and attributes); a directory there is refused.
+    /// Creates a file or replaces one's content (and attributes); a directory or symlink there is refused. A replaced file
+    /// keeps its inode, names and extended attributes.
     PutFile {
         /// Where.
         at: At,
@@ -182,14 +192,15 @@ pub enum Outcome {
     /// The session is open.
     Session(SessionId),
     /// Every operation of the batch was applied, or had been when the request came first.
-    Done(Vec<OpDone>),
+    Done(#[serde(deserialize_with = "crate::encode::bounded_vec::<OPS_MAX, _, _>")] Vec<OpDone>),
     /// Nothing of the batch was applied.
     Refused(Refusal),
     /// The session is not known (never opened, or its place was needed): whether the request was applied earlier is unknown.
     SessionUnknown,
     /// The number was acknowledged earlier, so its answer is forgotten; it was applied once.
     Forgotten,
-    /// More than [`SESSION_WINDOW`] requests of the session are unacknowledged; nothing was applied.
+    /// More than [`SESSION_WINDOW`] requests of the session are unacknowledged, or their kept answers would take more than
+    /// [`SESSION_ANSWER_BYTES_MAX`]; nothing was applied. Send it again with a higher `acked_below`.
     WindowExceeded,
     /// Of a root operation.
     Root(RootOutcome),
@@ -215,7 +226,7 @@ pub struct Refusal {
     pub op: u32,
     /// Why.
     pub code: Errno,
-    /// The path it is about, relative to the volume.
+    /// The path it is about, as the operation gave it; cut at [`crate::inode::PATH_BYTES_MAX`].
     pub path: Bytes,
 }
 
@@ -258,6 +269,15 @@ pub enum Errno {
     /// The precondition does not hold.
     #[error("it changed: the expected version is not the current one")]
     Conflict,
+    /// `EPERM`: a second name for a directory.
+    #[error("not permitted on a directory")]
+    NotPermitted,
+    /// `EBUSY`: the volume's top directory is neither removed nor renamed.
+    #[error("it is the top of the volume")]
+    Busy,
+    /// `EDQUOT`
+    #[error("over the quota")]
+    QuotaExceeded,
 }
 
 /// What a listing shows of an entry.

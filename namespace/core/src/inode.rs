@@ -15,6 +15,18 @@ pub const INLINE_BYTES_MAX: usize = 4096;
 pub const MANIFEST_ROOT_BYTES_MAX: usize = 8192;
 /// Longest symlink target in bytes.
 pub const SYMLINK_BYTES_MAX: usize = 4095;
+/// Largest file in bytes (`off_t`).
+pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+/// Most names of an inode.
+pub const LINKS_MAX: u32 = i32::MAX as u32;
+/// Longest name of an extended attribute in bytes.
+pub const XATTR_NAME_BYTES_MAX: usize = 255;
+/// Largest value of an extended attribute in bytes.
+pub const XATTR_VALUE_BYTES_MAX: usize = 4096;
+/// Most bytes of names and values of one inode's extended attributes.
+pub const XATTRS_BYTES_MAX: usize = 64 << 10;
+/// Permission bits that there are.
+pub const MODE_MASK: u32 = 0o7777;
 
 /// What an inode is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -56,6 +68,8 @@ pub enum Body {
     Directory {
         /// The directory above; the root's is itself.
         parent: Ino,
+        /// Its name there, so that its path can be told; the root's is empty.
+        name: Bytes,
         /// Number of entries.
         entries: u64,
     },
@@ -85,7 +99,8 @@ pub struct Inode {
     pub attr: Attr,
     /// Names that point here; a directory has one.
     pub nlink: u32,
-    /// The seq of the last change of content or attributes: the version that preconditions compare.
+    /// The seq of the last change of content (of a directory: its entries), attributes or extended attributes: the version
+    /// that preconditions compare. A change of names alone (link, rename, unlink) leaves it.
     pub version: Seq,
     /// What it is and holds.
     pub body: Body,

@@ -4,8 +4,16 @@
 //! in the command), no randomness, no I/O, no unordered map: the same commands give the same records on every replica and
 //! in a simulation. `clippy.toml` holds it.
 
+pub mod apply;
 pub mod command;
+pub mod digest;
+pub mod encode;
 pub mod inode;
 pub mod key;
+pub mod memory;
+pub mod meta;
+pub mod path;
+pub mod query;
 pub mod records;
 pub mod root;
+pub mod session;

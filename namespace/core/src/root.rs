@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use causeway_base::{ClusterId, Epoch, NodeId, SiteName, StoreId, VolumeId};
 
+/// Longest mount point in bytes: shorter than a path, so that it fits into a key.
+pub const MOUNT_BYTES_MAX: usize = 1024;
+/// The average chunk sizes that a volume may have, in bytes; powers of two only.
+pub const CHUNK_BYTES_AVG: std::ops::RangeInclusive<u32> = (16 << 10)..=(256 << 10);
+
 /// The cluster as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterRecord {
@@ -44,9 +49,10 @@ impl std::fmt::Debug for RealmKey {
 /// What a volume is and where it lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeSpec {
-    /// Unique; 1 to 63 of `a-z 0-9 -`.
+    /// Unique; 1 to 63 of `a-z 0-9 -`, not starting with `-`.
     pub name: String,
-    /// Absolute path where it is mounted in the namespace, without a trailing `/`.
+    /// Absolute path where it is mounted in the namespace, without a trailing `/` (but `/` itself is one), empty names,
+    /// `.` or `..`; at most [`MOUNT_BYTES_MAX`].
     pub mount: Bytes,
     /// The site where its leader should be.
     pub home: SiteName,
@@ -101,7 +107,8 @@ pub enum RootOp {
         spec: VolumeSpec,
     },
     /// Raises the epochs of the cluster and of every volume, and replaces nodes and voters: the first command after a
-    /// restore. The same again is fine.
+    /// restore. The same again is fine. The list must name every volume there is; one that is not there yet comes in
+    /// under the given id. Node ids may be used again: the raised epoch fences the nodes that had them.
     Reseed {
         /// With the raised epoch.
         cluster: ClusterRecord,

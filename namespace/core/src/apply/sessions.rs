@@ -1,0 +1,161 @@
+//! Sessions: opening, evicting, and applying each request at most once.
+
+use causeway_base::{ClientId, Ino, Timestamp};
+
+use super::names::Tree;
+use super::transaction::{Fault, Transaction};
+use crate::command::{OPS_MAX, Op, OpDone, Outcome, SESSION_ANSWER_BYTES_MAX, SESSION_WINDOW, SESSIONS_MAX, SessionId};
+use crate::encode;
+use crate::key;
+use crate::meta::{GroupKind, blank_top};
+use crate::records::ReadError;
+use crate::session::{Answer, Seen, Session, USE_GRAIN};
+
+/// The bounds on sessions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Most open sessions.
+    pub(crate) sessions: u64,
+    /// Most bytes of a session's kept answers.
+    pub(crate) answer_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { sessions: SESSIONS_MAX as u64, answer_bytes: SESSION_ANSWER_BYTES_MAX }
+    }
+}
+
+/// A request's place in its session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbered {
+    pub(super) session: SessionId,
+    pub(super) number: u64,
+    pub(super) acked_below: u64,
+}
+
+/// Opens a session; where there are too many, the one unused longest makes room.
+pub(super) fn open(
+    transaction: &mut Transaction<'_>,
+    client: ClientId,
+    at: Timestamp,
+    limits: Limits,
+) -> Result<Outcome, ReadError> {
+    if transaction.meta.kind == GroupKind::Blank {
+        become_volume(transaction, at)?;
+    }
+    while transaction.meta.sessions >= limits.sessions {
+        evict(transaction)?;
+    }
+    let id = SessionId(transaction.meta.next_session);
+    let Some(next) = id.0.checked_add(1) else {
+        return Ok(Outcome::Invalid("session ids are used up".to_owned()));
+    };
+    let (base, used) = (transaction.base, transaction.seq);
+    transaction.meta.next_session = next;
+    transaction.meta.sessions += 1;
+    let session = Session { client, opened: at, used, acked_below: 1, answers: Vec::new() };
+    *transaction.sessions.edit(base, &id)? = Some(session);
+    transaction.uses.set(base, key::session_by_use(used, id), Some(&()))?;
+    Ok(Outcome::Session(id))
+}
+
+fn become_volume(transaction: &mut Transaction<'_>, at: Timestamp) -> Result<(), ReadError> {
+    let mut top = blank_top();
+    (top.attr.mtime, top.attr.ctime, top.version) = (at, at, transaction.seq);
+    transaction.meta.kind = GroupKind::Volume;
+    transaction.count(&top);
+    *transaction.inodes.edit(transaction.base, &Ino::ROOT)? = Some(top);
+    Ok(())
+}
+
+fn evict(transaction: &mut Transaction<'_>) -> Result<(), ReadError> {
+    let (from, to) = key::table(key::SESSION_BY_USE);
+    let first = transaction.uses.first(transaction.base, &from, &to)?;
+    let (place, _) = first.ok_or_else(|| encode::corrupt(&from, "sessions are counted that are not there"))?;
+    let id = key::session_by_use_of(&place).ok_or_else(|| encode::corrupt(&place, "not a session's place"))?;
+    transaction.uses.set::<()>(transaction.base, place, None)?;
+    *transaction.sessions.edit(transaction.base, &id)? = None;
+    transaction.meta.sessions -= 1;
+    Ok(())
+}
+
+/// Applies a batch, unless its number was seen.
+pub(super) fn mutate(
+    transaction: &mut Transaction<'_>,
+    numbered: Numbered,
+    ops: &[Op],
+    at: Timestamp,
+    limits: Limits,
+) -> Result<Outcome, ReadError> {
+    let Numbered { session: id, number, acked_below } = numbered;
+    if let Some(reason) = malformed(numbered, ops) {
+        return Ok(Outcome::Invalid(reason));
+    }
+    let (base, seq) = (transaction.base, transaction.seq);
+    let Some(session) = transaction.sessions.edit(base, &id)? else {
+        return Ok(Outcome::SessionUnknown);
+    };
+    if seq.0.saturating_sub(session.used.0) >= USE_GRAIN {
+        let before = std::mem::replace(&mut session.used, seq);
+        transaction.uses.set::<()>(base, key::session_by_use(before, id), None)?;
+        transaction.uses.set(base, key::session_by_use(seq, id), Some(&()))?;
+    }
+    session.acknowledge(acked_below);
+    match session.seen(number) {
+        Seen::Forgotten => return Ok(Outcome::Forgotten),
+        Seen::Ahead => return Ok(Outcome::WindowExceeded),
+        Seen::Answered(answer) => return Ok(answer.outcome(ops)),
+        Seen::New => {}
+    }
+    let answer = match batch(transaction, ops, at)? {
+        Ok(done) => Answer::done(seq, &done),
+        Err(refused) => {
+            transaction.roll_back();
+            refused
+        }
+    };
+    let outcome = answer.outcome(ops);
+    let Some(session) = transaction.sessions.edit(base, &id)? else {
+        return Ok(Outcome::SessionUnknown);
+    };
+    session.keep(number, answer);
+    if session.answer_bytes() > limits.answer_bytes {
+        session.answers.retain(|(kept, _)| *kept != number);
+        transaction.roll_back();
+        return Ok(Outcome::WindowExceeded);
+    }
+    Ok(outcome)
+}
+
+/// What is wrong with a request whatever the state: asking again will not help.
+fn malformed(numbered: Numbered, ops: &[Op]) -> Option<String> {
+    if numbered.number == 0 {
+        return Some("requests of a session are numbered from 1".to_owned());
+    }
+    if numbered.acked_below > numbered.number {
+        return Some(format!("request {} acknowledges itself", numbered.number));
+    }
+    if numbered.number > u64::MAX - SESSION_WINDOW {
+        return Some(format!("request number {} is out of range", numbered.number));
+    }
+    (ops.len() > OPS_MAX).then(|| format!("{} operations, at most {OPS_MAX} are allowed", ops.len()))
+}
+
+/// Applies the operations in order until one is refused.
+fn batch(
+    transaction: &mut Transaction<'_>,
+    ops: &[Op],
+    at: Timestamp,
+) -> Result<Result<Vec<OpDone>, Answer>, ReadError> {
+    let mut tree = Tree { transaction, at };
+    let mut done = Vec::with_capacity(ops.len());
+    for (op, index) in ops.iter().zip(0_u32..) {
+        match tree.apply(op) {
+            Ok(touched) => done.push(touched),
+            Err(Fault::Refused(code, place)) => return Ok(Err(Answer::Refused { op: index, code, place })),
+            Err(Fault::Read(error)) => return Err(error),
+        }
+    }
+    Ok(Ok(done))
+}

@@ -1,0 +1,167 @@
+//! Operations of the root group: the volume table.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use causeway_base::{Epoch, VolumeId};
+
+use super::cluster::{Known, RootFault, cluster, invalid, replace_nodes};
+use super::transaction::Transaction;
+use crate::inode::INLINE_BYTES_MAX;
+use crate::key;
+use crate::path;
+use crate::records::ReadError;
+use crate::root::{
+    CHUNK_BYTES_AVG, ClusterRecord, MOUNT_BYTES_MAX, NodeRecord, RealmKey, RootOutcome, RootRefusal, VolumeRecord,
+    VolumeSpec,
+};
+
+/// Creates a volume, or finds that it is there.
+pub(super) fn create(
+    transaction: &mut Transaction<'_>,
+    spec: &VolumeSpec,
+    epoch: Epoch,
+    known: &Known,
+) -> Result<RootOutcome, RootFault> {
+    let base = transaction.base;
+    if let Some(id) = transaction.cluster.get::<VolumeId>(base, &key::volume_by_name(&spec.name))? {
+        let existing = transaction.cluster.get::<VolumeRecord>(base, &key::volume(id))?;
+        let same = existing.is_some_and(|existing| existing.spec == *spec);
+        return if same { Ok(RootOutcome::Volume(id)) } else { Err(RootRefusal::NameTaken(spec.name.clone()).into()) };
+    }
+    let id = transaction.meta.next_volume;
+    transaction.meta.next_volume = id.next().ok_or_else(|| invalid("volume ids are used up"))?;
+    insert(transaction, &VolumeRecord { id, epoch, spec: spec.clone() }, known)?;
+    Ok(RootOutcome::Volume(id))
+}
+
+/// Sets nodes, voters and epochs anew after a restore.
+pub(super) fn reseed(
+    transaction: &mut Transaction<'_>,
+    raised: &ClusterRecord,
+    nodes: &[NodeRecord],
+    specs: &BTreeMap<VolumeId, VolumeSpec>,
+) -> Result<RootOutcome, RootFault> {
+    let base = transaction.base;
+    let current = cluster(transaction)?;
+    if current.id != raised.id {
+        return Err(RootRefusal::OtherCluster { found: current.id, asked: raised.id }.into());
+    }
+    let (from, to) = key::table(key::VOLUME);
+    let before: Vec<VolumeRecord> = transaction.cluster.all(base, &from, &to)?;
+    if raised.epoch <= current.epoch {
+        let same_volumes =
+            before.len() == specs.len() && before.iter().all(|volume| specs.get(&volume.id) == Some(&volume.spec));
+        if raised.epoch == current.epoch && same_volumes && same_nodes(transaction, nodes)? {
+            return Ok(RootOutcome::Done);
+        }
+        return Err(invalid(format!("epoch {} is not above the current {}", raised.epoch, current.epoch)));
+    }
+    transaction.cluster.set(base, key::cluster(), Some(raised))?;
+    transaction.meta.epoch = raised.epoch.max(transaction.meta.epoch);
+    let known = replace_nodes(transaction, nodes)?;
+    for volume in &before {
+        if !specs.contains_key(&volume.id) {
+            return Err(invalid(format!("volume {:?} is missing from the list", volume.spec.name)));
+        }
+        transaction.cluster.set::<VolumeRecord>(base, key::volume(volume.id), None)?;
+        transaction.cluster.set::<VolumeId>(base, key::volume_by_name(&volume.spec.name), None)?;
+        transaction.cluster.set::<VolumeId>(base, key::volume_by_mount(&volume.spec.mount), None)?;
+    }
+    for (id, spec) in specs {
+        let above = id.next().filter(|_| *id != VolumeId::ROOT);
+        let above = above.ok_or_else(|| invalid(format!("{id} is not the id of a volume")))?;
+        transaction.meta.next_volume = transaction.meta.next_volume.max(above);
+        if let Some(taken) = transaction.cluster.get::<VolumeId>(base, &key::volume_by_name(&spec.name))? {
+            return Err(invalid(format!("{taken} and {id} are both called {:?}", spec.name)));
+        }
+        insert(transaction, &VolumeRecord { id: *id, epoch: raised.epoch, spec: spec.clone() }, &known)?;
+    }
+    Ok(RootOutcome::Done)
+}
+
+/// Whether these are the nodes there are, whatever stores and addresses they have registered since.
+fn same_nodes(transaction: &Transaction<'_>, nodes: &[NodeRecord]) -> Result<bool, ReadError> {
+    let place = |node: &NodeRecord| (node.id, node.site.clone());
+    let current: BTreeSet<_> = super::cluster::nodes(transaction)?.iter().map(place).collect();
+    Ok(current == nodes.iter().map(place).collect())
+}
+
+/// Adds a volume whose name is free.
+fn insert(transaction: &mut Transaction<'_>, volume: &VolumeRecord, known: &Known) -> Result<(), RootFault> {
+    let base = transaction.base;
+    let spec = &volume.spec;
+    check_spec(transaction, spec, known)?;
+    check_mount(transaction, spec)?;
+    transaction.cluster.set(base, key::volume(volume.id), Some(volume))?;
+    transaction.cluster.set(base, key::volume_by_name(&spec.name), Some(&volume.id))?;
+    transaction.cluster.set(base, key::volume_by_mount(&spec.mount), Some(&volume.id))?;
+    Ok(())
+}
+
+fn check_spec(transaction: &Transaction<'_>, spec: &VolumeSpec, known: &Known) -> Result<(), RootFault> {
+    let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if !(1..=63).contains(&spec.name.len()) || !spec.name.bytes().all(letters) || spec.name.starts_with('-') {
+        let name: String = spec.name.chars().take(80).collect();
+        return Err(invalid(format!("volume name {name:?}: 1 to 63 of a-z, 0-9 and '-', not starting with '-'")));
+    }
+    if let Some(unknown) = spec.voters.iter().find(|node| !known.nodes.contains(node)) {
+        return Err(RootRefusal::UnknownNode(*unknown).into());
+    }
+    let sites = [&spec.home].into_iter().chain(&spec.replicas).chain(&spec.caches);
+    if let Some(unknown) = sites.into_iter().find(|site| !known.sites.contains(site)) {
+        return Err(RootRefusal::UnknownSite(unknown.clone()).into());
+    }
+    if spec.voters.is_empty() || !all_differ(&spec.voters) {
+        return Err(invalid("voters: at least one, each once"));
+    }
+    if !all_differ(&spec.replicas.iter().chain(&spec.caches).collect::<Vec<_>>()) {
+        return Err(invalid("replicas and caches: each site once"));
+    }
+    if !spec.chunk_bytes_avg.is_power_of_two() || !CHUNK_BYTES_AVG.contains(&spec.chunk_bytes_avg) {
+        return Err(invalid(format!(
+            "average chunk of {} bytes: a power of two of 16 to 256 KiB",
+            spec.chunk_bytes_avg
+        )));
+    }
+    if spec.inline_bytes_max as usize > INLINE_BYTES_MAX {
+        return Err(invalid(format!("inline files of {} bytes, at most {INLINE_BYTES_MAX}", spec.inline_bytes_max)));
+    }
+    let realm = key::realm(&spec.realm);
+    let exists = spec.realm.len() <= 63 && transaction.cluster.get::<RealmKey>(transaction.base, &realm)?.is_some();
+    if exists { Ok(()) } else { Err(invalid("the dedup realm is not known")) }
+}
+
+fn all_differ<T: Ord>(list: &[T]) -> bool {
+    list.iter().collect::<BTreeSet<_>>().len() == list.len()
+}
+
+/// Refuses a mount point that another volume has, or that lies in or above another's.
+fn check_mount(transaction: &Transaction<'_>, spec: &VolumeSpec) -> Result<(), RootFault> {
+    let base = transaction.base;
+    let shown = String::from_utf8_lossy(&spec.mount[..spec.mount.len().min(MOUNT_BYTES_MAX)]).into_owned();
+    let below = spec.mount.strip_prefix(b"/").filter(|_| spec.mount.len() <= MOUNT_BYTES_MAX);
+    let canonical = below.is_some_and(|names| {
+        names.is_empty() || names.split(|byte| *byte == b'/').all(|name| path::check_name(name).is_ok())
+    });
+    if !canonical {
+        return Err(invalid(format!("mount point {shown:?}: an absolute path of at most {MOUNT_BYTES_MAX} bytes")));
+    }
+    let taken = |id: VolumeId| -> Result<(), RootFault> {
+        let other = transaction.cluster.get::<VolumeRecord>(base, &key::volume(id))?;
+        let volume = other.map_or_else(|| id.to_string(), |other| other.spec.name);
+        Err(RootRefusal::MountTaken { mount: shown.clone(), volume }.into())
+    };
+    let own = key::volume_by_mount(&spec.mount);
+    // It and everything above it: cut at each `/`; the empty rest is the mount point `/`.
+    let cuts = own.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).chain([own.len()]);
+    for cut in cuts {
+        if let Some(id) = transaction.cluster.get::<VolumeId>(base, &own.slice(..cut))? {
+            return taken(id);
+        }
+    }
+    let (from, to) = ([&own[..], b"/"].concat(), [&own[..], b"0"].concat());
+    match transaction.cluster.first(base, &from, &to)? {
+        Some((key, value)) => taken(crate::encode::record(&key, &value)?),
+        None => Ok(()),
+    }
+}

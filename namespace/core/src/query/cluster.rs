@@ -1,0 +1,109 @@
+//! Questions to the root group's records.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use causeway_base::VolumeId;
+
+use crate::encode;
+use crate::key;
+use crate::records::{ReadError, Records};
+use crate::root::{ClusterRecord, NodeRecord, RealmKey, VolumeRecord};
+
+/// Records read at once.
+const PAGE: usize = 256;
+
+/// The cluster; `None` before it is set up.
+///
+/// # Errors
+/// The store's.
+pub fn cluster(records: &dyn Records) -> Result<Option<ClusterRecord>, ReadError> {
+    get(records, &key::cluster())
+}
+
+/// All nodes by id.
+///
+/// # Errors
+/// The store's.
+pub fn nodes(records: &dyn Records) -> Result<Vec<NodeRecord>, ReadError> {
+    all(records, key::NODE)
+}
+
+/// All volumes by id.
+///
+/// # Errors
+/// The store's.
+pub fn volumes(records: &dyn Records) -> Result<Vec<VolumeRecord>, ReadError> {
+    all(records, key::VOLUME)
+}
+
+/// A volume by its id.
+///
+/// # Errors
+/// The store's.
+pub fn volume(records: &dyn Records, id: VolumeId) -> Result<Option<VolumeRecord>, ReadError> {
+    get(records, &key::volume(id))
+}
+
+/// A volume by its name.
+///
+/// # Errors
+/// The store's.
+pub fn volume_by_name(records: &dyn Records, name: &str) -> Result<Option<VolumeRecord>, ReadError> {
+    follow(records, &key::volume_by_name(name))
+}
+
+/// The volume that an absolute path of the namespace lies in (the one mounted nearest above it), and the rest of the path
+/// within it, without a leading `/`. Empty and `.` components are skipped.
+///
+/// # Errors
+/// The store's.
+pub fn volume_by_mount(records: &dyn Records, path: &[u8]) -> Result<Option<(VolumeRecord, Bytes)>, ReadError> {
+    let skipped = |name: &&[u8]| !matches!(*name, b"" | b".");
+    let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(skipped).collect();
+    let canonical: Bytes = names.iter().flat_map(|name| [&b"/"[..], name]).collect::<Vec<_>>().concat().into();
+    let mut end = canonical.len();
+    loop {
+        if end <= crate::root::MOUNT_BYTES_MAX
+            && let Some(volume) = follow(records, &key::volume_by_mount(&canonical[..end]))?
+        {
+            return Ok(Some((volume, canonical.slice((end + 1).min(canonical.len())..))));
+        }
+        match canonical[..end].iter().rposition(|byte| *byte == b'/') {
+            Some(cut) => end = cut,
+            None => return Ok(None),
+        }
+    }
+}
+
+/// The key of a dedup realm.
+///
+/// # Errors
+/// The store's.
+pub fn realm_key(records: &dyn Records, name: &str) -> Result<Option<RealmKey>, ReadError> {
+    get(records, &key::realm(name))
+}
+
+fn get<T: DeserializeOwned>(records: &dyn Records, key: &[u8]) -> Result<Option<T>, ReadError> {
+    records.get(key)?.map(|value| encode::record(key, &value)).transpose()
+}
+
+/// From an index record to its volume.
+fn follow(records: &dyn Records, key: &[u8]) -> Result<Option<VolumeRecord>, ReadError> {
+    get(records, key)?.map_or(Ok(None), |id| volume(records, id))
+}
+
+fn all<T: DeserializeOwned>(records: &dyn Records, table: u8) -> Result<Vec<T>, ReadError> {
+    let (mut from, to) = key::table(table);
+    let mut found = Vec::new();
+    loop {
+        let page = records.scan(&from, &to, PAGE)?;
+        for (key, value) in &page {
+            found.push(encode::record(key, value)?);
+        }
+        match page.last() {
+            Some((last, _)) if page.len() == PAGE => from = [last, &b"\0"[..]].concat().into(),
+            _ => return Ok(found),
+        }
+    }
+}
