@@ -1,1 +1,3 @@
-//! The one read-write path of clients: import, export, read, write.
+//! The one read-write path of clients: importing, exporting, reading and writing files of the namespace.
+
+pub mod local;
