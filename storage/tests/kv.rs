@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use causeway_base::ByteSize;
 use causeway_storage::kv::conformance::steps::{self, Step};
 use causeway_storage::kv::conformance::{self, Engine, SPACES};
-use causeway_storage::kv::{Batch, FjallKv, FjallOptions, Kv, KvError, KvRead, MemoryKv, Space};
+use causeway_storage::kv::{Batch, FjallKv, FjallOptions, Kv, KvError, KvRead, MemoryKv, SledKv, SledOptions, Space};
 use proptest::prelude::*;
 
 /// Keeps the stores by path, and gives back what a power cut would leave.
@@ -42,6 +42,57 @@ impl Engine for Fjall {
     fn open(&self, path: &Path) -> Arc<dyn Kv> {
         Arc::new(FjallKv::open(path, &SPACES, &self.0).unwrap())
     }
+}
+
+struct Sled;
+
+impl Engine for Sled {
+    fn open(&self, path: &Path) -> Arc<dyn Kv> {
+        Arc::new(SledKv::open(path, &SPACES, &SledOptions::default()).unwrap())
+    }
+
+    fn has_snapshots(&self) -> bool {
+        false
+    }
+
+    fn has_stable_scans(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn sled_conforms_but_for_snapshots() {
+    let root = tempfile::tempdir().unwrap();
+    conformance::run(&Sled, root.path());
+    let kv = Sled.open(&root.path().join("snapshot"));
+    assert!(matches!(kv.snapshot().get(SPACES[0], b"k"), Err(KvError::Usage { .. })));
+}
+
+#[test]
+fn a_damaged_sled_store_is_reported_and_can_be_made_anew() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("index");
+    let kv = SledKv::open(&path, &[DATA], &SledOptions::default()).unwrap();
+    for i in 0..3_000_u32 {
+        let mut batch = Batch::new();
+        batch.put(DATA, i.to_be_bytes().to_vec(), blake_like(i));
+        kv.write(batch).unwrap();
+    }
+    kv.persist().unwrap();
+    drop(kv);
+    // The file that the engine cannot do without: its parameters and its log.
+    for name in ["conf", "db"] {
+        let mut bytes = std::fs::read(path.join(name)).unwrap();
+        for byte in bytes.iter_mut() {
+            *byte ^= 0x55;
+        }
+        std::fs::write(path.join(name), bytes).unwrap();
+    }
+    let error = SledKv::open(&path, &[DATA], &SledOptions::default()).unwrap_err();
+    assert!(matches!(error, KvError::Damaged { .. }), "{error:?}");
+    std::fs::remove_dir_all(&path).unwrap();
+    let kv = SledKv::open(&path, &[DATA], &SledOptions::default()).unwrap();
+    assert_eq!(kv.get(DATA, &0_u32.to_be_bytes()).unwrap(), None);
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod conformance;
 mod fjall;
 mod headroom;
 mod memory;
+mod sled;
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -16,6 +17,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 pub use self::fjall::{FjallKv, FjallOptions};
+pub use self::sled::{SledKv, SledOptions};
 pub use memory::MemoryKv;
 
 /// A named key range of a store, fixed when the store is opened.
