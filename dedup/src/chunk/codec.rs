@@ -1,0 +1,123 @@
+//! The codecs, with zstd state kept per thread.
+
+use std::cell::RefCell;
+
+use bytes::Bytes;
+use zstd::bulk::{Compressor, Decompressor};
+
+use super::ChunkError;
+
+/// How a payload was made from the plain bytes.
+///
+/// The byte is part of the pack and wire formats. 2 (zstd with a base as prefix) and 3 (XOR byte planes against a base) are
+/// reserved: their payload starts with the base's 32-byte id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Codec {
+    /// The plain bytes themselves.
+    Raw,
+    /// One zstd frame.
+    Zstd,
+}
+
+impl Codec {
+    /// The codec's byte.
+    #[must_use]
+    pub const fn to_byte(self) -> u8 {
+        match self {
+            Self::Raw => 0,
+            Self::Zstd => 1,
+        }
+    }
+
+    /// The codec of a byte.
+    ///
+    /// # Errors
+    /// [`ChunkError::Codec`].
+    pub const fn from_byte(byte: u8) -> Result<Self, ChunkError> {
+        match byte {
+            0 => Ok(Self::Raw),
+            1 => Ok(Self::Zstd),
+            other => Err(ChunkError::Codec(other)),
+        }
+    }
+}
+
+/// Chunks up to this size are compressed without asking a sample first: the sample would be most of the work.
+const SAMPLED_ABOVE_BYTES: usize = 16 << 10;
+/// A sample is this many pieces, spread evenly.
+const SAMPLE_PIECES: usize = 4;
+/// Bytes of a piece of the sample: 4 × 2 KiB show the skew of the byte values and short repeats, at an eighth of the cost of
+/// an average chunk.
+const SAMPLE_PIECE_BYTES: usize = 2 << 10;
+/// Level for the sample.
+const SAMPLE_LEVEL: i32 = 1;
+
+struct Encoder {
+    zstd: Compressor<'static>,
+    /// Level set last; setting it again would reset the context's tables.
+    level: i32,
+    sample: Vec<u8>,
+    output: Vec<u8>,
+}
+
+thread_local! {
+    static ENCODER: RefCell<Option<Encoder>> = const { RefCell::new(None) };
+    static DECODER: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// The zstd frame of `plain`, or `None` if that saves less than one part in 128: decoding is not worth it.
+pub(super) fn compress(plain: &[u8], level: i32) -> Option<Bytes> {
+    ENCODER.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            let zstd = Compressor::new(level).ok()?;
+            *slot = Some(Encoder { zstd, level, sample: Vec::new(), output: Vec::new() });
+        }
+        let encoder = slot.as_mut()?;
+        if plain.len() > SAMPLED_ABOVE_BYTES && !encoder.sample_shrinks(plain) {
+            return None;
+        }
+        let len = encoder.compress(plain, level)?;
+        (len < plain.len() - plain.len() / 128).then(|| Bytes::copy_from_slice(&encoder.output[..len]))
+    })
+}
+
+impl Encoder {
+    /// Whether compressing a sample saves at least one part in 64.
+    fn sample_shrinks(&mut self, plain: &[u8]) -> bool {
+        let mut sample = std::mem::take(&mut self.sample);
+        sample.clear();
+        let step = (plain.len() - SAMPLE_PIECE_BYTES) / (SAMPLE_PIECES - 1);
+        for piece in 0..SAMPLE_PIECES {
+            sample.extend_from_slice(&plain[piece * step..][..SAMPLE_PIECE_BYTES]);
+        }
+        let shrinks = self.compress(&sample, SAMPLE_LEVEL).is_some_and(|len| len < sample.len() - sample.len() / 64);
+        self.sample = sample;
+        shrinks
+    }
+
+    /// Compresses into `output` and gives the length. `None` if zstd fails, which only a bad level or no memory causes.
+    fn compress(&mut self, plain: &[u8], level: i32) -> Option<usize> {
+        if self.level != level {
+            self.zstd.set_compression_level(level).ok()?;
+            self.level = level;
+        }
+        let bound = zstd::zstd_safe::compress_bound(plain.len());
+        self.output.clear();
+        self.output.reserve(bound);
+        self.zstd.compress_to_buffer(plain, &mut self.output).ok()
+    }
+}
+
+/// Decodes one frame to exactly `raw_len` bytes; allocates no more than that.
+pub(super) fn decompress(payload: &[u8], raw_len: usize) -> Result<Bytes, String> {
+    DECODER.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = Some(Decompressor::new().map_err(|error| error.to_string())?);
+        }
+        let Some(decoder) = slot.as_mut() else { return Err("no decoder".into()) };
+        let mut plain = Vec::with_capacity(raw_len);
+        decoder.decompress_to_buffer(payload, &mut plain).map_err(|error| error.to_string())?;
+        if plain.len() == raw_len { Ok(plain.into()) } else { Err(format!("{} bytes", plain.len())) }
+    })
+}
