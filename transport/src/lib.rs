@@ -8,6 +8,7 @@ pub mod ca;
 pub mod grpc;
 pub mod identity;
 pub mod net;
+pub mod quic;
 pub mod tls;
 
 pub use ca::{CertificateAuthority, IssuedIdentity};

@@ -51,3 +51,21 @@ impl Accept for TcpListener {
         Ok((Box::new(stream), address))
     }
 }
+
+/// Resolves names.
+#[async_trait]
+pub trait Resolve: Send + Sync {
+    /// The addresses of `host:port`, best first. Cancel safe.
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>>;
+}
+
+/// The machine's own name service.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemResolver;
+
+#[async_trait]
+impl Resolve for SystemResolver {
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        Ok(tokio::net::lookup_host(address).await?.collect())
+    }
+}

@@ -17,6 +17,8 @@ use super::{PeerId, PeerRefused, SpiffeId, TrustDomain, certificate};
 use crate::IssuedIdentity;
 use crate::tls::provider;
 
+/// What the reset secret is derived for.
+const RESET_CONTEXT: &str = "causeway transport 2026-11 QUIC stateless reset";
 /// Largest PEM file that is read.
 const PEM_BYTES_MAX: u64 = 4 << 20;
 
@@ -28,6 +30,7 @@ pub struct Identity {
     roots: Arc<RootCertStore>,
     chain_verifier: Arc<dyn ClientCertVerifier>,
     revocation: bool,
+    reset_secret: [u8; 32],
 }
 
 /// Why an identity could not be loaded. The one in use stays.
@@ -71,6 +74,7 @@ impl Identity {
         let fail = |what, reason: String| IdentityError::Pem { what, reason };
         let chain = certificates("the certificate", cert_pem)?;
         let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|e| fail("the private key", e.to_string()))?;
+        let reset_secret = blake3::derive_key(RESET_CONTEXT, key.secret_der());
         let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => IdentityError::KeyMismatch,
             error => fail("the private key", error.to_string()),
@@ -93,7 +97,7 @@ impl Identity {
         let leaf = key.end_entity_cert().map_err(|error| fail("the certificate", error.to_string()))?;
         let id = certificate::spiffe_id(leaf).map_err(IdentityError::Own)?;
         let not_after = certificate::not_after(leaf).map_err(IdentityError::Own)?;
-        Ok(Self { id, not_after, key: Arc::new(key), roots, chain_verifier, revocation })
+        Ok(Self { id, not_after, key: Arc::new(key), roots, chain_verifier, revocation, reset_secret })
     }
 
     /// From what our CA issued.
@@ -155,6 +159,11 @@ impl Identity {
     /// Checks chain, life, client usage and revocation, but not the name.
     pub(crate) const fn chain_verifier(&self) -> &Arc<dyn ClientCertVerifier> {
         &self.chain_verifier
+    }
+
+    /// A secret that is the same after a restart with the same key: signs QUIC's stateless resets.
+    pub(crate) const fn reset_secret(&self) -> [u8; 32] {
+        self.reset_secret
     }
 
     /// Whether there are revocation lists.

@@ -4,7 +4,7 @@
 mod failure;
 mod verifier;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::UnixTime;
@@ -16,7 +16,7 @@ pub use failure::TlsFailure;
 use verifier::{OwnCertificate, PeerVerifier};
 pub use verifier::{peer_of, peer_of_chain};
 
-use crate::{ExpectPeer, IdentityStore};
+use crate::{ExpectPeer, IdentityStore, PeerRefused};
 
 /// The server name that clients send. Nobody looks at it: who a server is stands in its certificate's URI.
 pub const SERVER_NAME: &str = "causeway";
@@ -36,9 +36,19 @@ pub fn server_config(
     accept: ExpectPeer,
     protocol: &[u8],
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
+    server_config_noting(identity, accept, protocol, Arc::default())
+}
+
+/// As [`server_config`]; why a peer was refused is noted, since QUIC keeps only a text of it.
+pub(crate) fn server_config_noting(
+    identity: &Arc<IdentityStore>,
+    accept: ExpectPeer,
+    protocol: &[u8],
+    refused: Arc<OnceLock<PeerRefused>>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut config = ServerConfig::builder_with_details(provider(), wall_clock(identity))
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(PeerVerifier::new(identity.clone(), accept)))
+        .with_client_cert_verifier(Arc::new(PeerVerifier::new(identity.clone(), accept, refused)))
         .with_cert_resolver(Arc::new(OwnCertificate(identity.clone())));
     config.alpn_protocols = vec![protocol.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -56,10 +66,20 @@ pub fn client_config(
     expect: ExpectPeer,
     protocol: &[u8],
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
+    client_config_noting(identity, expect, protocol, Arc::default())
+}
+
+/// As [`client_config`]; why a peer was refused is noted.
+pub(crate) fn client_config_noting(
+    identity: &Arc<IdentityStore>,
+    expect: ExpectPeer,
+    protocol: &[u8],
+    refused: Arc<OnceLock<PeerRefused>>,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut config = ClientConfig::builder_with_details(provider(), wall_clock(identity))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(PeerVerifier::new(identity.clone(), expect)))
+        .with_custom_certificate_verifier(Arc::new(PeerVerifier::new(identity.clone(), expect, refused)))
         .with_client_cert_resolver(Arc::new(OwnCertificate(identity.clone())));
     config.alpn_protocols = vec![protocol.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();

@@ -1,6 +1,6 @@
 //! The certificate verifier of both sides: the chain by webpki, then the name by us.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -22,11 +22,51 @@ pub(super) struct PeerVerifier {
     identity: Arc<IdentityStore>,
     expect: ExpectPeer,
     provider: Arc<CryptoProvider>,
+    refused: Arc<OnceLock<PeerRefused>>,
 }
 
 impl PeerVerifier {
-    pub(super) fn new(identity: Arc<IdentityStore>, expect: ExpectPeer) -> Self {
-        Self { identity, expect, provider: provider() }
+    pub(super) fn new(identity: Arc<IdentityStore>, expect: ExpectPeer, refused: Arc<OnceLock<PeerRefused>>) -> Self {
+        Self { identity, expect, provider: provider(), refused }
+    }
+
+    /// Notes a refusal for those who see no more than a text of the error.
+    fn noted<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        outcome.inspect_err(|error| {
+            if let Some(refused) = PeerRefused::from_tls(error) {
+                let _ = self.refused.set(refused);
+            }
+        })
+    }
+
+    fn check_server(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let own = self.identity.current();
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        let parsed = ParsedCertificate::try_from(leaf)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, own.roots(), intermediates, now, algorithms)?;
+        if own.has_revocation() {
+            // Only the client verifier of the library reads revocation lists without asking for a DNS name; a node's
+            // certificate is good for both usages.
+            own.chain_verifier().verify_client_cert(leaf, intermediates, now)?;
+        }
+        self.check_name(leaf)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn check_client(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.identity.current().chain_verifier().verify_client_cert(leaf, intermediates, now)?;
+        self.check_name(leaf)?;
+        Ok(verified)
     }
 
     fn check_name(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
@@ -56,17 +96,7 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let own = self.identity.current();
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, own.roots(), intermediates, now, algorithms)?;
-        if own.has_revocation() {
-            // Only the client verifier of the library reads revocation lists without asking for a DNS name; a node's
-            // certificate is good for both usages.
-            own.chain_verifier().verify_client_cert(leaf, intermediates, now)?;
-        }
-        self.check_name(leaf)?;
-        Ok(ServerCertVerified::assertion())
+        self.noted(self.check_server(leaf, intermediates, now))
     }
 
     fn verify_tls12_signature(
@@ -104,9 +134,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.identity.current().chain_verifier().verify_client_cert(leaf, intermediates, now)?;
-        self.check_name(leaf)?;
-        Ok(verified)
+        self.noted(self.check_client(leaf, intermediates, now))
     }
 
     fn verify_tls12_signature(
