@@ -53,32 +53,25 @@ pub struct CallResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StreamRequest {
-    #[prost(uint64, tag = "1")]
-    pub id: u64,
-    #[prost(uint64, tag = "2")]
-    pub group: u64,
-    #[prost(uint32, tag = "3")]
-    pub kind: u32,
-    #[prost(bytes = "bytes", tag = "4")]
-    pub payload: ::prost::bytes::Bytes,
+    #[prost(oneof = "stream_request::Frame", tags = "1, 2")]
+    pub frame: ::core::option::Option<stream_request::Frame>,
+}
+/// Nested message and enum types in `StreamRequest`.
+pub mod stream_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Frame {
+        /// In the first message: what the stream is about.
+        #[prost(message, tag = "1")]
+        Open(super::CallRequest),
+        /// In all others.
+        #[prost(bytes, tag = "2")]
+        Message(::prost::bytes::Bytes),
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StreamResponse {
-    #[prost(uint64, tag = "1")]
-    pub id: u64,
-    #[prost(oneof = "stream_response::Result", tags = "2, 3")]
-    pub result: ::core::option::Option<stream_response::Result>,
-}
-/// Nested message and enum types in `StreamResponse`.
-pub mod stream_response {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Result {
-        #[prost(bytes, tag = "2")]
-        Payload(::prost::bytes::Bytes),
-        /// Why it was not handled.
-        #[prost(string, tag = "3")]
-        Refused(::prost::alloc::string::String),
-    }
+    #[prost(bytes = "bytes", tag = "1")]
+    pub message: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProposeRequest {
@@ -257,7 +250,7 @@ pub mod peer_client {
                 .insert(GrpcMethod::new("causeway.peer.v1.Peer", "Call"));
             self.inner.unary(req, path, codec).await
         }
-        /// Pipelined Raft requests: one reply frame for each request frame, in order of requests, named by `id`.
+        /// Pipelined Raft: messages both ways, in order. Ends when either side ends its direction.
         pub async fn stream(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::StreamRequest>,
@@ -363,7 +356,7 @@ pub mod peer_server {
             >
             + std::marker::Send
             + 'static;
-        /// Pipelined Raft requests: one reply frame for each request frame, in order of requests, named by `id`.
+        /// Pipelined Raft: messages both ways, in order. Ends when either side ends its direction.
         async fn stream(
             &self,
             request: tonic::Request<tonic::Streaming<super::StreamRequest>>,

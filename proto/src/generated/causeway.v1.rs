@@ -52,12 +52,15 @@ pub mod content {
         Manifest(super::ManifestRef),
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Directory {
     #[prost(uint64, tag = "1")]
     pub parent: u64,
     #[prost(uint64, tag = "2")]
     pub entries: u64,
+    /// Its name in the parent; empty for the volume's top.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub name: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Xattr {
@@ -606,6 +609,9 @@ pub enum Errno {
     TooLarge = 10,
     NoAttribute = 11,
     Conflict = 12,
+    NotPermitted = 13,
+    Busy = 14,
+    QuotaExceeded = 15,
 }
 impl Errno {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -627,6 +633,9 @@ impl Errno {
             Self::TooLarge => "ERRNO_TOO_LARGE",
             Self::NoAttribute => "ERRNO_NO_ATTRIBUTE",
             Self::Conflict => "ERRNO_CONFLICT",
+            Self::NotPermitted => "ERRNO_NOT_PERMITTED",
+            Self::Busy => "ERRNO_BUSY",
+            Self::QuotaExceeded => "ERRNO_QUOTA_EXCEEDED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -645,6 +654,9 @@ impl Errno {
             "ERRNO_TOO_LARGE" => Some(Self::TooLarge),
             "ERRNO_NO_ATTRIBUTE" => Some(Self::NoAttribute),
             "ERRNO_CONFLICT" => Some(Self::Conflict),
+            "ERRNO_NOT_PERMITTED" => Some(Self::NotPermitted),
+            "ERRNO_BUSY" => Some(Self::Busy),
+            "ERRNO_QUOTA_EXCEEDED" => Some(Self::QuotaExceeded),
             _ => None,
         }
     }
@@ -1427,9 +1439,9 @@ pub struct VolumeShowResponse {
     pub state: ::core::option::Option<ReadState>,
     #[prost(message, optional, tag = "3")]
     pub totals: ::core::option::Option<Totals>,
-    /// 32 bytes.
-    #[prost(bytes = "bytes", tag = "4")]
-    pub digest: ::prost::bytes::Bytes,
+    /// Of the records at that state, in hexadecimal.
+    #[prost(string, tag = "4")]
+    pub digest: ::prost::alloc::string::String,
     /// 0 if not known.
     #[prost(uint64, tag = "5")]
     pub leader: u64,
@@ -1538,12 +1550,18 @@ pub struct GroupStatus {
     /// Seq of the last snapshot; 0: none.
     #[prost(uint64, tag = "8")]
     pub snapshot: u64,
-    /// 32 bytes, of `applied`.
-    #[prost(bytes = "bytes", tag = "9")]
-    pub digest: ::prost::bytes::Bytes,
+    /// Of the records at `applied`, in hexadecimal.
+    #[prost(string, tag = "9")]
+    pub digest: ::prost::alloc::string::String,
     /// Empty while it runs; else why it stopped.
     #[prost(string, tag = "10")]
     pub stopped: ::prost::alloc::string::String,
+    /// The log is purged up to here.
+    #[prost(uint64, tag = "11")]
+    pub purged: u64,
+    /// Oldest seq whose state can still be read.
+    #[prost(uint64, tag = "12")]
+    pub oldest_view: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StoreStats {
