@@ -1,0 +1,178 @@
+//! Volumes, status, waiting.
+
+use std::time::Duration;
+
+use causeway_base::{Seq, VolumeId};
+use causeway_namespace_core::root::{RealmKey, VolumeRecord, VolumeSpec};
+use causeway_proto::v1;
+
+use super::attempt::bad_answer;
+use super::{ClientError, NamespaceClient, Node};
+use crate::entry::VolumeReport;
+use crate::read::{Freshness, Read};
+use crate::status::{ClusterStatus, NodeStatus, SyncTarget, SyncWaited};
+use crate::wire::{self, Wire, WireError};
+
+impl NamespaceClient {
+    /// All volumes, as the answering node knows them.
+    ///
+    /// # Errors
+    /// [`ClientError`]. Cancel safety: may be dropped at any time.
+    pub async fn volumes(&self) -> Result<Vec<VolumeRecord>, ClientError> {
+        let attempt = |node: Node, limit| {
+            let request = self.request(v1::VolumeListRequest {}, limit);
+            async move { node.admin().volume_list(request).await }
+        };
+        let answer = self.try_all("list volumes", attempt).await?;
+        wire::all(answer.volumes).map_err(|error| bad_answer("list volumes", &error))
+    }
+
+    /// Creates a volume and waits until it takes writes; the same name with the same spec again answers with the existing one.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`] with the reason if the spec cannot be; else [`ClientError`].
+    pub async fn create_volume(&self, spec: VolumeSpec) -> Result<VolumeRecord, ClientError> {
+        let what = format!("create volume {:?}", spec.name);
+        let message = v1::VolumeCreateRequest { spec: Some(spec.into_wire()) };
+        let attempt = |node: Node, limit| {
+            let request = self.request(message.clone(), limit);
+            async move { node.admin().volume_create(request).await }
+        };
+        let answer = self.try_all(what.as_str(), attempt).await?;
+        wire::required(answer.volume, "volume").map_err(|error| bad_answer(&what, &error))
+    }
+
+    /// A volume by name, with its totals and digest.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`] with reason `no-volume` if there is none; else [`ClientError`].
+    pub async fn volume(&self, name: &str, freshness: impl Into<Freshness>) -> Result<VolumeReport, ClientError> {
+        let which = v1::volume_show_request::Which::Name(name.to_owned());
+        self.show(format!("show volume {name:?}"), which, freshness.into()).await
+    }
+
+    /// As [`NamespaceClient::volume`], by id.
+    ///
+    /// # Errors
+    /// As [`NamespaceClient::volume`].
+    pub async fn volume_by_id(
+        &self,
+        id: VolumeId,
+        freshness: impl Into<Freshness>,
+    ) -> Result<VolumeReport, ClientError> {
+        let which = v1::volume_show_request::Which::Id(id.0);
+        self.show(format!("show volume {id}"), which, freshness.into()).await
+    }
+
+    async fn show(
+        &self,
+        what: String,
+        which: v1::volume_show_request::Which,
+        freshness: Freshness,
+    ) -> Result<VolumeReport, ClientError> {
+        let message = v1::VolumeShowRequest { which: Some(which), consistency: Some(freshness.into_wire()) };
+        let attempt = |node: Node, limit| {
+            let request = self.request(message.clone(), limit);
+            async move { node.admin().volume_show(request).await }
+        };
+        let answer = self.try_all(what.as_str(), attempt).await?;
+        report(answer).map_err(|error| bad_answer(&what, &error))
+    }
+
+    /// The key under which chunk ids of a realm are made. Secret: whoever has it can probe which content exists.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`] with reason `no-realm` if there is none; else [`ClientError`].
+    pub async fn realm_key(&self, realm: &str) -> Result<RealmKey, ClientError> {
+        let what = format!("read the key of realm {realm:?}");
+        let message = v1::RealmKeyRequest { realm: realm.to_owned() };
+        let attempt = |node: Node, limit| {
+            let request = self.request(message.clone(), limit);
+            async move { node.admin().realm_key(request).await }
+        };
+        let answer = self.try_all(what.as_str(), attempt).await?;
+        let key = answer.key.as_ref().try_into().map(RealmKey);
+        key.map_err(|_| bad_answer(&what, &WireError::bad("key", "32 bytes are expected")))
+    }
+
+    /// Every node, as the answering node reaches it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn status(&self) -> Result<ClusterStatus, ClientError> {
+        let attempt = |node: Node, limit| {
+            let request = self.request(v1::ClusterStatusRequest {}, limit);
+            async move { node.admin().cluster_status(request).await }
+        };
+        let answer = self.try_all("read the cluster's status", attempt).await?;
+        ClusterStatus::from_wire(answer).map_err(|error| bad_answer("read the cluster's status", &error))
+    }
+
+    /// The node that answers.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn node_status(&self) -> Result<NodeStatus, ClientError> {
+        let attempt = |node: Node, limit| {
+            let request = self.request(v1::NodeStatusRequest {}, limit);
+            async move { node.admin().node_status(request).await }
+        };
+        let answer = self.try_all("read the node's status", attempt).await?;
+        NodeStatus::from_wire(answer).map_err(|error| bad_answer("read the node's status", &error))
+    }
+
+    /// Waits until every node of a site, or the repository, holds every byte of a volume up to `seq` (`None`: the newest
+    /// now), at most `deadline`. That time passing is no error: [`SyncWaited::reached`] tells.
+    ///
+    /// # Errors
+    /// [`ClientError`] if the wait itself failed. Cancel safety: may be dropped at any time.
+    pub async fn sync_wait(
+        &self,
+        volume: VolumeId,
+        target: SyncTarget,
+        seq: Option<Seq>,
+        deadline: Duration,
+    ) -> Result<SyncWaited, ClientError> {
+        let started = tokio::time::Instant::now();
+        let mut seq = seq.unwrap_or(Seq::ZERO);
+        loop {
+            let left = deadline.saturating_sub(started.elapsed());
+            let waited = self.wait_once(volume, &target, seq, left).await?;
+            if waited.reached || started.elapsed() >= deadline {
+                return Ok(waited);
+            }
+            seq = waited.seq;
+        }
+    }
+
+    /// Waits for as long as one attempt may last: a node that dies meanwhile is noticed.
+    async fn wait_once(
+        &self,
+        volume: VolumeId,
+        target: &SyncTarget,
+        seq: Seq,
+        left: Duration,
+    ) -> Result<SyncWaited, ClientError> {
+        let what = format!("wait for {volume} to be in sync");
+        let target = Some(target.clone().into_wire());
+        let message = v1::SyncWaitRequest { volume: volume.0, seq: seq.0, target };
+        let attempt = |node: Node, limit: Duration| {
+            // The server answers shortly before this ends.
+            let request = self.request(message.clone(), limit.min(left.max(Duration::from_millis(100))));
+            async move { node.admin().sync_wait(request).await }
+        };
+        let answer = self.try_all(what.as_str(), attempt).await?;
+        SyncWaited::from_wire(answer).map_err(|error| bad_answer(&what, &error))
+    }
+}
+
+fn report(answer: v1::VolumeShowResponse) -> Result<VolumeReport, WireError> {
+    let totals =
+        Read { state: wire::required(answer.state, "state")?, value: wire::required(answer.totals, "totals")? };
+    Ok(VolumeReport {
+        volume: wire::required(answer.volume, "volume")?,
+        totals,
+        digest: answer.digest,
+        leader: wire::node_or_none(answer.leader),
+    })
+}

@@ -1,0 +1,227 @@
+//! Batches, at most once.
+
+use causeway_base::{Seq, VolumeId};
+use causeway_namespace_core::command::{Op, OpDone, Refusal, SessionId};
+use causeway_proto::v1;
+
+use super::attempt::{Call, bad_answer};
+use super::error::Failure;
+use super::sessions::{Session, Ticket};
+use super::{ClientError, NamespaceClient, Node};
+use crate::entry::Mutated;
+use crate::wire::{self, Wire, WireError};
+
+/// A batch with its session and number, for callers that keep those themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numbered {
+    /// From [`NamespaceClient::open_session`].
+    pub session: SessionId,
+    /// From 1 upwards; the same again is answered with the first answer.
+    pub number: u64,
+    /// The answers of all numbers below have arrived.
+    pub acked_below: u64,
+    /// Applied in order, all or none; at most [`causeway_namespace_core::command::OPS_MAX`].
+    pub ops: Vec<Op>,
+}
+
+/// What a volume answered to a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Answer {
+    Done(Mutated),
+    Refused(Refusal),
+    SessionUnknown,
+    Forgotten,
+    WindowExceeded,
+    Invalid(String),
+}
+
+impl NamespaceClient {
+    /// Applies a batch (in order, all or none), at most once, and waits until it is committed.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] by the namespace, nothing applied; [`ClientError::Unknown`] if no answer came in time: it is
+    /// applied once or not at all, and if it has not arrived yet, it will be refused once a later batch of this client did.
+    ///
+    /// Cancel safety: dropping it leaves the outcome unknown.
+    pub async fn mutate(&self, volume: VolumeId, ops: Vec<Op>) -> Result<Mutated, ClientError> {
+        let mut call = self.call(format!("{} in {volume}", told(&ops)));
+        let session = self.session(volume);
+        let Some(ticket) = session.ticket().await else {
+            return Err(ClientError::Config("the client is shut down".to_owned()));
+        };
+        let mut ops = wire::all_into(ops);
+        loop {
+            let id = self.session_id(volume, &session, &mut call).await?;
+            match self.in_session(volume, id, &ticket, &mut ops, &mut call).await? {
+                Some(done) => return Ok(done),
+                // Nothing was applied under the forgotten session: another may take the same number.
+                None => forget(&session, id).await,
+            }
+        }
+    }
+
+    /// Sends a batch with the session and number given, once to one node, and answers with what became of it. The same
+    /// numbers again, to any node, get the same answer: for gateways that keep sessions of their own.
+    ///
+    /// # Errors
+    /// As [`NamespaceClient::mutate`], after one attempt.
+    pub async fn mutate_once(&self, volume: VolumeId, batch: Numbered) -> Result<Mutated, ClientError> {
+        let mut call = self.call(format!("{} in {volume}", told(&batch.ops)));
+        let message = v1::MutateRequest {
+            volume: volume.0,
+            session: batch.session.0,
+            number: batch.number,
+            acked_below: batch.acked_below,
+            ops: wire::all_into(batch.ops),
+        };
+        let (node, _) = self.next(&call);
+        match self.send(&node, message, self.deadline, &call).await? {
+            Ok(answer) => settled(answer, &node, &mut call),
+            Err(failure) => {
+                call.unknown = failure.class == causeway_base::RetryClass::Unknown;
+                Err(failure.end(&call.what, call.waited(), call.unknown))
+            }
+        }
+    }
+
+    /// Opens a session on a volume, for [`NamespaceClient::mutate_once`]. One that is opened and never used costs the
+    /// volume a place among its 16,384 until it is the one unused longest.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn open_session(&self, volume: VolumeId) -> Result<SessionId, ClientError> {
+        let client = wire::id_bytes(self.shared.config.client.0);
+        let message = v1::OpenSessionRequest { volume: volume.0, client };
+        let attempt = |node: Node, limit| {
+            let request = self.request(message.clone(), limit);
+            async move { node.namespace().open_session(request).await }
+        };
+        let answer = self.try_all(format!("open a session on {volume}"), attempt).await?;
+        Ok(SessionId(answer.session))
+    }
+
+    async fn session_id(&self, volume: VolumeId, session: &Session, call: &mut Call) -> Result<SessionId, ClientError> {
+        let mut id = session.id.lock().await;
+        if let Some(id) = *id {
+            return Ok(id);
+        }
+        let left = call.left();
+        let opened = self.with_deadline(left).open_session(volume).await?;
+        *id = Some(opened);
+        Ok(opened)
+    }
+
+    /// Tries under one session until there is an answer. `None`: the session is forgotten, and the batch surely not applied.
+    async fn in_session(
+        &self,
+        volume: VolumeId,
+        session: SessionId,
+        ticket: &Ticket,
+        ops: &mut Vec<v1::Op>,
+        call: &mut Call,
+    ) -> Result<Option<Mutated>, ClientError> {
+        loop {
+            let (node, limit) = self.next(call);
+            let message = v1::MutateRequest {
+                volume: volume.0,
+                session: session.0,
+                number: ticket.number,
+                acked_below: ticket.acked_below(),
+                ops: ops.clone(),
+            };
+            match self.send(&node, message, limit, call).await? {
+                Ok(Answer::SessionUnknown) if !call.unknown => return Ok(None),
+                Ok(Answer::WindowExceeded) => {
+                    let failure = Failure::transient(&node.address, "too many batches of the session wait");
+                    self.stay(call, failure).await?;
+                }
+                Ok(answer) => {
+                    call.succeeded(self);
+                    return settled(answer, &node, call).map(Some);
+                }
+                Err(failure) => self.failed(call, failure).await?,
+            }
+        }
+    }
+
+    /// One attempt. The outer error is an answer that does not decode.
+    async fn send(
+        &self,
+        node: &Node,
+        message: v1::MutateRequest,
+        limit: std::time::Duration,
+        call: &Call,
+    ) -> Result<Result<Answer, Failure>, ClientError> {
+        let request = self.request(message, limit);
+        match node.namespace().mutate(request).await {
+            Ok(response) => answer(response.into_inner()).map(Ok).map_err(|error| bad_answer(&call.what, &error)),
+            Err(status) => Ok(Err(Failure::of(&status, &node.address))),
+        }
+    }
+}
+
+async fn forget(session: &Session, id: SessionId) {
+    let mut current = session.id.lock().await;
+    if *current == Some(id) {
+        *current = None;
+    }
+}
+
+fn answer(message: v1::MutateResponse) -> Result<Answer, WireError> {
+    use v1::mutate_response::Outcome;
+    Ok(match message.outcome.ok_or(WireError::Unset("outcome"))? {
+        Outcome::Done(done) => {
+            let done: Vec<OpDone> = wire::all(done.ops)?;
+            Answer::Done(Mutated { seq: Seq(message.seq), done })
+        }
+        Outcome::Refused(refusal) => Answer::Refused(Refusal::from_wire(refusal)?),
+        Outcome::SessionUnknown(_) => Answer::SessionUnknown,
+        Outcome::Forgotten(_) => Answer::Forgotten,
+        Outcome::WindowExceeded(_) => Answer::WindowExceeded,
+        Outcome::Invalid(reason) => Answer::Invalid(reason),
+    })
+}
+
+/// What a final answer means for the caller.
+fn settled(answer: Answer, node: &Node, call: &mut Call) -> Result<Mutated, ClientError> {
+    let what = call.what.clone();
+    let node = node.address.clone();
+    let unknown = |message: &str| ClientError::Unknown {
+        what: what.clone(),
+        node: node.clone(),
+        message: message.to_owned(),
+        waited: call.waited(),
+    };
+    Err(match answer {
+        Answer::Done(done) => return Ok(done),
+        Answer::Refused(refusal) => ClientError::Refused { what, refusal },
+        Answer::SessionUnknown => unknown("the volume has forgotten the session"),
+        Answer::Forgotten => unknown("it was answered before, and the answer is forgotten"),
+        Answer::WindowExceeded => {
+            let message = "too many batches of the session are unacknowledged".to_owned();
+            ClientError::Unavailable { what, node, message, waited: call.waited() }
+        }
+        Answer::Invalid(message) => ClientError::Rejected { what, node, reason: "invalid".to_owned(), message },
+    })
+}
+
+/// A batch for people.
+fn told(ops: &[Op]) -> String {
+    use super::attempt::shown;
+    let first = ops.first().map(|op| match op {
+        Op::Mkdir { at, .. } => format!("mkdir {}", shown(&at.path)),
+        Op::PutFile { at, .. } => format!("put {}", shown(&at.path)),
+        Op::Symlink { at, .. } => format!("symlink {}", shown(&at.path)),
+        Op::Link { from, to } => format!("link {} as {}", shown(&from.path), shown(&to.path)),
+        Op::Unlink { at, .. } => format!("unlink {}", shown(&at.path)),
+        Op::Rmdir { at } => format!("rmdir {}", shown(&at.path)),
+        Op::Rename { from, to, .. } => format!("rename {} to {}", shown(&from.path), shown(&to.path)),
+        Op::SetAttr { at, .. } => format!("change attributes of {}", shown(&at.path)),
+        Op::SetXattr { at, .. } => format!("change an extended attribute of {}", shown(&at.path)),
+    });
+    match (first, ops.len()) {
+        (Some(first), 1) => first,
+        (Some(first), count) => format!("{first} and {} more", count - 1),
+        (None, _) => "an empty batch".to_owned(),
+    }
+}

@@ -1,0 +1,134 @@
+//! Between our types and the generated ones. Nothing else in this crate but the services and the client's calls names a
+//! generated type.
+//!
+//! What comes in is checked here: lengths, unset fields, unknown enum values. A message is bounded by the size limit of its
+//! connection before it gets here.
+
+mod status;
+mod tree;
+
+use std::time::Duration;
+
+use causeway_base::{NodeId, Seq, SiteName};
+use causeway_proto::v1;
+
+use crate::read::{Consistency, Freshness, ReadState};
+
+/// Why a message is not what it should be. Its text goes back to the sender.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum WireError {
+    /// A field that must be set is not.
+    #[error("{0} is not set")]
+    Unset(&'static str),
+    /// A field breaks its rule.
+    #[error("{field}: {reason}")]
+    Bad {
+        /// Which.
+        field: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl WireError {
+    pub(crate) fn bad(field: &'static str, reason: impl ToString) -> Self {
+        Self::Bad { field, reason: reason.to_string() }
+    }
+}
+
+/// A type with a message form.
+pub(crate) trait Wire: Sized {
+    /// The generated type.
+    type Message;
+
+    /// Its message.
+    fn into_wire(self) -> Self::Message;
+
+    /// From a message of a peer.
+    fn from_wire(message: Self::Message) -> Result<Self, WireError>;
+}
+
+/// The value of a message field, which proto3 lets a peer leave out.
+pub(crate) fn required<T: Wire>(field: Option<T::Message>, name: &'static str) -> Result<T, WireError> {
+    T::from_wire(field.ok_or(WireError::Unset(name))?)
+}
+
+/// All of a list.
+pub(crate) fn all<T: Wire>(messages: Vec<T::Message>) -> Result<Vec<T>, WireError> {
+    messages.into_iter().map(T::from_wire).collect()
+}
+
+/// All of a list, as messages.
+pub(crate) fn all_into<T: Wire>(values: impl IntoIterator<Item = T>) -> Vec<T::Message> {
+    values.into_iter().map(Wire::into_wire).collect()
+}
+
+/// 16 bytes of a random id.
+pub(crate) fn id_bytes(id: u128) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(&id.to_be_bytes())
+}
+
+/// A random id from its 16 bytes.
+pub(crate) fn id_from_bytes(bytes: &[u8], field: &'static str) -> Result<u128, WireError> {
+    bytes.try_into().map(u128::from_be_bytes).map_err(|_| WireError::bad(field, "16 bytes are expected"))
+}
+
+/// A site's name.
+pub(crate) fn site(name: String, field: &'static str) -> Result<SiteName, WireError> {
+    SiteName::try_from(name).map_err(|error| WireError::bad(field, error))
+}
+
+/// Node ids where zero stands for none.
+pub(crate) fn node_or_none(id: u64) -> Option<NodeId> {
+    (id != 0).then_some(NodeId(id))
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Wire for Freshness {
+    type Message = v1::Consistency;
+
+    fn into_wire(self) -> v1::Consistency {
+        use v1::consistency::{Kind, Local};
+        let kind = match self.consistency {
+            Consistency::Linearizable => None,
+            Consistency::Bounded(age) => Some(Kind::BoundedAgeMillis(millis(age))),
+            Consistency::Local => Some(Kind::Local(Local {})),
+        };
+        v1::Consistency { kind, seq_min: self.seq_min.0 }
+    }
+
+    fn from_wire(message: v1::Consistency) -> Result<Self, WireError> {
+        use v1::consistency::Kind;
+        let consistency = match message.kind {
+            None => Consistency::Linearizable,
+            Some(Kind::BoundedAgeMillis(age)) => Consistency::Bounded(Duration::from_millis(age)),
+            Some(Kind::Local(_)) => Consistency::Local,
+        };
+        Ok(Self { consistency, seq_min: Seq(message.seq_min) })
+    }
+}
+
+impl Wire for ReadState {
+    type Message = v1::ReadState;
+
+    fn into_wire(self) -> v1::ReadState {
+        v1::ReadState {
+            seq: self.seq.0,
+            age_nanos: self.age.map_or(0, nanos),
+            age_known: self.age.is_some(),
+            node: self.node.0,
+        }
+    }
+
+    fn from_wire(message: v1::ReadState) -> Result<Self, WireError> {
+        let age = message.age_known.then(|| Duration::from_nanos(message.age_nanos));
+        Ok(Self { seq: Seq(message.seq), age, node: NodeId(message.node) })
+    }
+}

@@ -1,0 +1,277 @@
+//! Status of nodes, groups, stores and archives.
+
+use std::time::Duration;
+
+use causeway_base::{ClusterId, Epoch, NodeId, Seq, StoreId, VolumeId};
+use causeway_namespace_core::root::NodeRecord;
+use causeway_proto::v1;
+
+use super::{Wire, WireError, all, all_into, id_bytes, id_from_bytes, millis, node_or_none, required, site};
+use crate::entry::VolumeTotals;
+use crate::status::{
+    ArchiveStatus, ClusterStatus, GroupReport, NodeReport, NodeStatus, StoreStatus, SyncTarget, SyncWaited, Watermark,
+    WireBytes,
+};
+
+/// Empty stands for none.
+fn text_or_none(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+impl Wire for NodeRecord {
+    type Message = v1::NodeRecord;
+
+    fn into_wire(self) -> v1::NodeRecord {
+        v1::NodeRecord {
+            id: self.id.0,
+            site: self.site.into(),
+            store: self.store.map(|store| id_bytes(store.0)).unwrap_or_default(),
+            grpc: self.grpc,
+            quic: self.quic,
+        }
+    }
+
+    fn from_wire(message: v1::NodeRecord) -> Result<Self, WireError> {
+        let store = match message.store.is_empty() {
+            true => None,
+            false => Some(StoreId(id_from_bytes(&message.store, "node.store")?)),
+        };
+        let site = site(message.site, "node.site")?;
+        Ok(Self { id: NodeId(message.id), site, store, grpc: message.grpc, quic: message.quic })
+    }
+}
+
+impl Wire for GroupReport {
+    type Message = v1::GroupStatus;
+
+    fn into_wire(self) -> v1::GroupStatus {
+        v1::GroupStatus {
+            volume: self.volume.0,
+            leader: self.leader.map_or(0, |node| node.0),
+            term: self.term,
+            last_log: self.last_log.0,
+            committed: self.committed.0,
+            applied: self.applied.0,
+            voters: self.voters.into_iter().map(|node| node.0).collect(),
+            snapshot: self.snapshot.0,
+            digest: self.digest,
+            stopped: self.stopped.unwrap_or_default(),
+            purged: self.purged.0,
+            oldest_view: self.oldest_view.0,
+        }
+    }
+
+    fn from_wire(message: v1::GroupStatus) -> Result<Self, WireError> {
+        Ok(Self {
+            volume: VolumeId(message.volume),
+            leader: node_or_none(message.leader),
+            term: message.term,
+            last_log: Seq(message.last_log),
+            committed: Seq(message.committed),
+            applied: Seq(message.applied),
+            voters: message.voters.into_iter().map(NodeId).collect(),
+            snapshot: Seq(message.snapshot),
+            purged: Seq(message.purged),
+            oldest_view: Seq(message.oldest_view),
+            digest: message.digest,
+            stopped: text_or_none(message.stopped),
+        })
+    }
+}
+
+impl Wire for StoreStatus {
+    type Message = v1::StoreStats;
+
+    fn into_wire(self) -> v1::StoreStats {
+        let Self { name, chunks, packs, stored_bytes, raw_bytes, state } = self;
+        v1::StoreStats { name, chunks, packs, stored_bytes, raw_bytes, state }
+    }
+
+    fn from_wire(message: v1::StoreStats) -> Result<Self, WireError> {
+        let v1::StoreStats { name, chunks, packs, stored_bytes, raw_bytes, state } = message;
+        Ok(Self { name, chunks, packs, stored_bytes, raw_bytes, state })
+    }
+}
+
+impl Wire for Watermark {
+    type Message = v1::Watermark;
+
+    fn into_wire(self) -> v1::Watermark {
+        v1::Watermark {
+            volume: self.volume.0,
+            seq: self.seq.0,
+            target_seq: self.target.0,
+            missing_chunks: self.missing_chunks,
+            missing_bytes: self.missing_bytes,
+            stalled: self.stalled.unwrap_or_default(),
+        }
+    }
+
+    fn from_wire(message: v1::Watermark) -> Result<Self, WireError> {
+        Ok(Self {
+            volume: VolumeId(message.volume),
+            seq: Seq(message.seq),
+            target: Seq(message.target_seq),
+            missing_chunks: message.missing_chunks,
+            missing_bytes: message.missing_bytes,
+            stalled: text_or_none(message.stalled),
+        })
+    }
+}
+
+impl Wire for ArchiveStatus {
+    type Message = v1::ArchiveStatus;
+
+    fn into_wire(self) -> v1::ArchiveStatus {
+        v1::ArchiveStatus {
+            volume: self.volume.0,
+            repository: self.repository,
+            seq: self.seq.0,
+            generation: self.generation,
+            // A change younger than a millisecond is still a change.
+            rpo_millis: self.rpo.map_or(0, |rpo| millis(rpo).max(1)),
+            stalled: self.stalled.unwrap_or_default(),
+        }
+    }
+
+    fn from_wire(message: v1::ArchiveStatus) -> Result<Self, WireError> {
+        Ok(Self {
+            volume: VolumeId(message.volume),
+            repository: message.repository,
+            seq: Seq(message.seq),
+            generation: message.generation,
+            rpo: (message.rpo_millis != 0).then(|| Duration::from_millis(message.rpo_millis)),
+            stalled: text_or_none(message.stalled),
+        })
+    }
+}
+
+impl Wire for WireBytes {
+    type Message = v1::WireBytes;
+
+    fn into_wire(self) -> v1::WireBytes {
+        let Self { peer, protocol, sent, received } = self;
+        v1::WireBytes { peer, protocol, sent_bytes: sent, received_bytes: received }
+    }
+
+    fn from_wire(message: v1::WireBytes) -> Result<Self, WireError> {
+        let v1::WireBytes { peer, protocol, sent_bytes: sent, received_bytes: received } = message;
+        Ok(Self { peer, protocol, sent, received })
+    }
+}
+
+impl Wire for NodeStatus {
+    type Message = v1::NodeStatusResponse;
+
+    fn into_wire(self) -> v1::NodeStatusResponse {
+        v1::NodeStatusResponse {
+            node: Some(self.node.into_wire()),
+            version: self.version,
+            uptime_millis: millis(self.uptime),
+            groups: all_into(self.groups),
+            stores: all_into(self.stores),
+            watermarks: all_into(self.watermarks),
+            archives: all_into(self.archives),
+            wire: all_into(self.wire),
+        }
+    }
+
+    fn from_wire(message: v1::NodeStatusResponse) -> Result<Self, WireError> {
+        Ok(Self {
+            node: required(message.node, "status.node")?,
+            version: message.version,
+            uptime: Duration::from_millis(message.uptime_millis),
+            groups: all(message.groups)?,
+            stores: all(message.stores)?,
+            watermarks: all(message.watermarks)?,
+            archives: all(message.archives)?,
+            wire: all(message.wire)?,
+        })
+    }
+}
+
+impl Wire for NodeReport {
+    type Message = v1::NodeReport;
+
+    fn into_wire(self) -> v1::NodeReport {
+        let (status, unreachable) = match self.status {
+            Ok(status) => (Some(status.into_wire()), String::new()),
+            Err(reason) => (None, reason),
+        };
+        v1::NodeReport { node: Some(self.node.into_wire()), status, unreachable }
+    }
+
+    fn from_wire(message: v1::NodeReport) -> Result<Self, WireError> {
+        let status = match message.status {
+            Some(status) => Ok(NodeStatus::from_wire(status)?),
+            None => Err(message.unreachable),
+        };
+        Ok(Self { node: required(message.node, "report.node")?, status })
+    }
+}
+
+impl Wire for ClusterStatus {
+    type Message = v1::ClusterStatusResponse;
+
+    fn into_wire(self) -> v1::ClusterStatusResponse {
+        v1::ClusterStatusResponse {
+            cluster: id_bytes(self.cluster.0),
+            epoch: self.epoch.0,
+            nodes: all_into(self.nodes),
+        }
+    }
+
+    fn from_wire(message: v1::ClusterStatusResponse) -> Result<Self, WireError> {
+        Ok(Self {
+            cluster: ClusterId(id_from_bytes(&message.cluster, "status.cluster")?),
+            epoch: Epoch(message.epoch),
+            nodes: all(message.nodes)?,
+        })
+    }
+}
+
+impl Wire for VolumeTotals {
+    type Message = v1::Totals;
+
+    fn into_wire(self) -> v1::Totals {
+        let Self { files, directories, symlinks, logical_bytes, sessions } = self;
+        v1::Totals { files, directories, symlinks, logical_bytes, sessions }
+    }
+
+    fn from_wire(message: v1::Totals) -> Result<Self, WireError> {
+        let v1::Totals { files, directories, symlinks, logical_bytes, sessions } = message;
+        Ok(Self { files, directories, symlinks, logical_bytes, sessions })
+    }
+}
+
+impl Wire for SyncTarget {
+    type Message = v1::sync_wait_request::Target;
+
+    fn into_wire(self) -> v1::sync_wait_request::Target {
+        use v1::sync_wait_request::{Archive, Target};
+        match self {
+            Self::Site(site) => Target::Site(site.into()),
+            Self::Archive => Target::Archive(Archive {}),
+        }
+    }
+
+    fn from_wire(message: v1::sync_wait_request::Target) -> Result<Self, WireError> {
+        use v1::sync_wait_request::Target;
+        Ok(match message {
+            Target::Site(name) => Self::Site(site(name, "target.site")?),
+            Target::Archive(_) => Self::Archive,
+        })
+    }
+}
+
+impl Wire for SyncWaited {
+    type Message = v1::SyncWaitResponse;
+
+    fn into_wire(self) -> v1::SyncWaitResponse {
+        v1::SyncWaitResponse { reached: self.reached, watermark: self.watermark.0, seq: self.seq.0 }
+    }
+
+    fn from_wire(message: v1::SyncWaitResponse) -> Result<Self, WireError> {
+        Ok(Self { reached: message.reached, watermark: Seq(message.watermark), seq: Seq(message.seq) })
+    }
+}
