@@ -1,9 +1,12 @@
 //! The seam to files.
 //!
 //! Calls block: async code calls them from a blocking thread. Durability is explicit: nothing is promised to survive a
-//! power cut before [`DiskFile::sync_data`] (contents) or [`Disk::sync_dir`] (names) returned.
+//! power cut before [`DiskFile::sync_data`] (contents) or [`Disk::sync_dir`] (names) returned. Only folders are durable
+//! as soon as they are made.
 
+pub mod conformance;
 mod real;
+pub mod sim;
 
 use std::fmt::Debug;
 use std::io;
@@ -11,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use real::RealDisk;
+pub use sim::SimDisk;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +35,8 @@ pub trait Disk: Send + Sync + Debug {
     /// As the operating system says; `NotFound`, `AlreadyExists` and `StorageFull` are told apart by kind.
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Creates a folder and the missing ones above it; an existing one is fine.
+    /// Creates a folder and the missing ones above it; an existing one is fine. What it created is durable on return
+    /// (folders are made seldom, and a forgotten sync above one loses all that is in it).
     ///
     /// # Errors
     /// As the operating system says.

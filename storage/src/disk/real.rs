@@ -29,7 +29,14 @@ impl Disk for RealDisk {
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(path)
+        let path = std::path::absolute(path)?;
+        // The lowest folder that is there; at the end of the chain is the root.
+        let present = path.ancestors().find(|folder| folder.exists()).map(Path::to_path_buf).unwrap_or_default();
+        std::fs::create_dir_all(&path)?;
+        for folder in path.ancestors().skip(1).take_while(|folder| folder.starts_with(&present)) {
+            self.sync_dir(folder)?;
+        }
+        Ok(())
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
 use super::headroom::Headroom;
 use super::{Batch, KeyRange, Kv, KvError, KvRead, Scan, Space, range_is_empty};
+use crate::disk::{Disk, RealDisk};
 
 const ENGINE: &str = "fjall";
 
@@ -122,7 +122,7 @@ impl FjallKv {
         spaces: &[Space],
         options: &FjallOptions,
     ) -> Result<(Database, BTreeMap<Space, Keyspace>), Failure> {
-        create_dir_durably(path)?;
+        RealDisk.create_dir_all(path)?;
         let database = Database::builder(path)
             .cache_size(options.cache.bytes())
             .max_journaling_size(options.journal.bytes())
@@ -134,7 +134,7 @@ impl FjallKv {
             let keyspace = database.keyspace(space.0, create)?;
             // The engine does not sync the name of a space's new folder.
             for folder in keyspace.path().ancestors().take_while(|folder| folder.starts_with(path)) {
-                sync_dir(folder)?;
+                RealDisk.sync_dir(folder)?;
             }
             keyspaces.insert(*space, keyspace);
         }
@@ -383,21 +383,6 @@ fn is_passing(error: &io::Error) -> bool {
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     format!("the engine panicked: {}", text.unwrap_or("no message"))
-}
-
-/// Creates a folder and those above it, and syncs the names of what it created: a power cut would take them otherwise.
-pub(super) fn create_dir_durably(path: &Path) -> io::Result<()> {
-    let path = std::path::absolute(path)?;
-    let present = path.ancestors().find(|folder| folder.exists()).map(Path::to_path_buf).unwrap_or_default();
-    std::fs::create_dir_all(&path)?;
-    for folder in path.ancestors().skip(1).take_while(|folder| folder.starts_with(&present)) {
-        sync_dir(folder)?;
-    }
-    Ok(())
-}
-
-fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 /// The engine's slice keeps the whole block that it was read from in memory; a copy keeps only itself.

@@ -9,9 +9,10 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use causeway_base::ByteSize;
 
-use super::fjall::{create_dir_durably, panic_text};
+use super::fjall::panic_text;
 use super::headroom::Headroom;
 use super::{Batch, KeyRange, Kv, KvError, KvRead, Scan, Space, range_is_empty};
+use crate::disk::{Disk, RealDisk};
 
 const ENGINE: &str = "sled";
 
@@ -63,7 +64,7 @@ impl SledKv {
             .flush_every_ms(None)
             .print_profile_on_drop(false);
         let database = call(&damage, || {
-            create_dir_durably(path)?;
+            RealDisk.create_dir_all(path)?;
             config.open()
         })?;
         let headroom = Headroom::new(ENGINE, path.to_path_buf(), options.reserve.bytes());
