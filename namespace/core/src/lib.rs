@@ -17,3 +17,6 @@ pub mod query;
 pub mod records;
 pub mod root;
 pub mod session;
+
+#[cfg(test)]
+mod model;

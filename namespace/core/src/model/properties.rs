@@ -1,0 +1,155 @@
+//! What must hold after every command.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use causeway_base::{ClientId, Epoch, Ino, Seq, Timestamp};
+
+use super::sessions::Model;
+use super::strategy::{Acked, Number, Step, commands};
+use crate::apply::{Limits, apply_within};
+use crate::command::{Command, ListEntry, Outcome, Request, RequestBody, SessionId};
+use crate::digest::Digest;
+use crate::inode::Body;
+use crate::memory::MemoryRecords;
+use crate::{key, query};
+
+const LIMITS: Limits = Limits { sessions: 3, answer_bytes: usize::MAX };
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_commands_agree_with_the_model(commands in commands()) {
+        run(commands);
+    }
+}
+
+fn run(commands: Vec<(u64, Vec<Step>)>) {
+    let mut model = Model::new(LIMITS.sessions as usize);
+    let mut records = MemoryRecords::new();
+    let mut last_number = BTreeMap::new();
+    let mut sent = BTreeMap::new();
+    let mut seq = Seq(0);
+    let mut at = Timestamp(1_000);
+    for (after, steps) in commands {
+        seq = Seq(seq.0 + after);
+        let mut next_session = model.next_session;
+        let requests = steps
+            .into_iter()
+            .map(|step| {
+                next_session += u64::from(matches!(step, Step::Open));
+                at = Timestamp(at.0 + 1);
+                Request { at, body: body(step, next_session, &mut last_number, &mut sent) }
+            })
+            .collect();
+        let command = Command { requests };
+        assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(&command));
+        let expected: Vec<Outcome> = command.requests.iter().map(|request| model.apply(request, seq)).collect();
+        let applied = apply_within(&records, seq, &command, LIMITS).unwrap();
+        assert_eq!(apply_within(&records, seq, &command, LIMITS).unwrap(), applied);
+        assert!(applied.changes.is_sorted_by(|a, b| a.key < b.key));
+        records.take(&applied.changes);
+        let plain = |outcome: Outcome| match outcome {
+            Outcome::Invalid(_) => Outcome::Invalid(String::new()),
+            other => other,
+        };
+        let outcomes: Vec<Outcome> = applied.outcomes.into_iter().map(plain).collect();
+        assert_eq!(outcomes, expected);
+        compare(&model, &records);
+    }
+}
+
+/// Makes a request of a step; the same session and number bring the same operations again.
+fn body(
+    step: Step,
+    next_session: u64,
+    last_number: &mut BTreeMap<u64, u64>,
+    sent: &mut BTreeMap<(u64, u64), Vec<crate::command::Op>>,
+) -> RequestBody {
+    match step {
+        Step::Open => RequestBody::OpenSession { client: ClientId(9) },
+        Step::RaiseEpoch(epoch) => RequestBody::RaiseEpoch { epoch: Epoch(epoch) },
+        Step::Mutate { pick, number, acked, ops } => {
+            // Mostly one of the newest sessions, at times one that is evicted or never was.
+            let session = if pick == u64::MAX { 999 } else { (next_session - 1).saturating_sub(pick).max(1) };
+            let last = last_number.entry(session).or_insert(0);
+            let number = match number {
+                Number::Next => *last + 1,
+                Number::Again(back) => last.saturating_sub(back).max(1),
+                Number::Skip(ahead) => *last + ahead,
+                Number::Zero => 0,
+            };
+            *last = number.max(*last);
+            let acked_below = match acked {
+                Acked::AllBut(newest) => number.saturating_sub(newest),
+                Acked::Nothing => 0,
+                Acked::Nonsense => number + 1,
+            };
+            let ops = sent.entry((session, number)).or_insert(ops).clone();
+            RequestBody::Mutate { session: SessionId(session), number, acked_below, ops }
+        }
+    }
+}
+
+/// The whole state, asked for in every way there is.
+fn compare(model: &Model, records: &MemoryRecords) {
+    let digest = Digest::of(records.iter().map(|(key, value)| (&key[..], &value[..])));
+    assert_eq!(records.digest(), digest);
+    let count = |table| records.iter().filter(|(key, _)| key[0] == table).count();
+    assert_eq!(count(key::SESSION), model.sessions.len());
+    assert_eq!(count(key::SESSION_BY_USE), model.sessions.len());
+    let totals = query::totals(records).unwrap();
+    assert_eq!((totals.sessions, totals.epoch), (model.sessions.len() as u64, model.epoch));
+    let Some(tree) = &model.tree else {
+        assert_eq!((totals.dirs, count(key::INODE)), (1, 0));
+        return;
+    };
+    assert_eq!(count(key::INODE), tree.nodes.len());
+    assert_eq!(count(key::DIRENT), tree.paths.len() - 1);
+    let inodes: Vec<_> = tree.nodes.keys().map(|ino| (Ino(*ino), tree.inode(*ino))).collect();
+    let (mut files, mut dirs, mut symlinks, mut bytes) = (0, 0, 0, 0_u128);
+    for (ino, inode) in &inodes {
+        assert_eq!(query::stat_ino(records, *ino).unwrap().as_ref(), Some(inode));
+        match inode.body {
+            Body::File(_) => (files, bytes) = (files + 1, bytes + u128::from(inode.size())),
+            Body::Directory { .. } => dirs += 1,
+            Body::Symlink(_) => symlinks += 1,
+        }
+    }
+    assert_eq!((totals.files, totals.dirs, totals.symlinks, totals.next_ino.0), (files, dirs, symlinks, tree.next_ino));
+    assert_eq!(totals.logical_bytes, u64::try_from(bytes).unwrap_or(u64::MAX));
+    let join = |path: &[Vec<u8>]| Bytes::from(path.join(&b"/"[..]));
+    let walked: Vec<_> = query::Walk::new(records, Ino::ROOT).map(|entry| entry.unwrap()).collect();
+    let seen: Vec<_> = walked.iter().map(|entry| (entry.path.clone(), entry.entry.ino.0)).collect();
+    let expected: Vec<_> = tree.paths.iter().skip(1).map(|(path, ino)| (join(path), *ino)).collect();
+    assert_eq!(seen, expected);
+    let paths: Vec<Bytes> = tree.paths.keys().map(|path| join(path)).filter(|path| path.len() <= 4096).collect();
+    let looked_up = query::lookup_many(records, &paths).unwrap();
+    for (path, found) in paths.iter().zip(looked_up) {
+        assert_eq!(query::stat(records, path).unwrap(), found);
+        let (ino, inode) = found.unwrap();
+        assert_eq!(inode, tree.inode(ino.0));
+        if matches!(inode.body, Body::Directory { .. }) {
+            assert_eq!(query::path_of(records, ino).unwrap().as_ref(), Ok(path));
+            list_in_pages(records, ino, &walked);
+        }
+    }
+}
+
+fn list_in_pages(records: &MemoryRecords, dir: Ino, walked: &[query::WalkEntry]) {
+    let mut listed: Vec<ListEntry> = Vec::new();
+    loop {
+        let after = listed.last().map(|entry| entry.name.clone());
+        let page = query::readdir_plus(records, dir, after.as_deref(), 2).unwrap();
+        if page.is_empty() {
+            break;
+        }
+        listed.extend(page.into_iter().map(|(entry, _)| entry));
+    }
+    let expected: Vec<ListEntry> =
+        walked.iter().filter(|entry| entry.dir == dir).map(|entry| entry.entry.clone()).collect();
+    assert_eq!(listed, expected);
+}

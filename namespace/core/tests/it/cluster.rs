@@ -1,0 +1,267 @@
+//! The root group.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use causeway_base::{ClientId, ClusterId, Epoch, NodeId, Seq, StoreId, Timestamp, VolumeId};
+use causeway_namespace_core::command::{Command, Outcome, Request, RequestBody};
+use causeway_namespace_core::memory::MemoryRecords;
+use causeway_namespace_core::query;
+use causeway_namespace_core::root::{
+    ClusterRecord, NodeRecord, RealmKey, RootOp, RootOutcome, RootRefusal, VolumeSpec,
+};
+
+use crate::support::Volume;
+
+struct Root {
+    records: MemoryRecords,
+    seq: Seq,
+}
+
+fn node(id: u64, site: &str) -> NodeRecord {
+    let address = format!("10.0.0.{id}:7000");
+    NodeRecord { id: NodeId(id), site: site.parse().unwrap(), store: None, grpc: address.clone(), quic: address }
+}
+
+fn cluster(epoch: u64) -> ClusterRecord {
+    ClusterRecord { id: ClusterId(7), epoch: Epoch(epoch) }
+}
+
+fn spec(name: &str, mount: &'static str) -> VolumeSpec {
+    VolumeSpec {
+        name: name.to_owned(),
+        mount: Bytes::from_static(mount.as_bytes()),
+        home: "zurich".parse().unwrap(),
+        voters: vec![NodeId(1), NodeId(2)],
+        replicas: vec!["zurich".parse().unwrap()],
+        caches: vec!["eastus".parse().unwrap()],
+        archive: true,
+        chunk_bytes_avg: 64 << 10,
+        inline_bytes_max: 4096,
+        realm: "default".to_owned(),
+    }
+}
+
+fn bootstrap() -> RootOp {
+    let nodes = vec![node(1, "zurich"), node(2, "eastus")];
+    RootOp::Bootstrap { cluster: cluster(1), nodes, realm_key: RealmKey([7; 32]) }
+}
+
+impl Root {
+    fn new() -> Self {
+        let mut root = Self { records: MemoryRecords::new(), seq: Seq(0) };
+        assert_eq!(root.op(bootstrap()), RootOutcome::Done);
+        root
+    }
+
+    fn body(&mut self, body: RequestBody) -> Outcome {
+        self.seq = self.seq.next().unwrap();
+        let command = Command { requests: vec![Request { at: Timestamp(0), body }] };
+        let before = self.records.clone();
+        let outcome = self.records.apply(self.seq, &command).unwrap().outcomes.remove(0);
+        if matches!(outcome, Outcome::Root(RootOutcome::Refused(_)) | Outcome::Invalid(_)) {
+            assert_eq!(self.records, before, "a refusal leaves nothing");
+        }
+        outcome
+    }
+
+    fn op(&mut self, op: RootOp) -> RootOutcome {
+        match self.body(RequestBody::Root(op)) {
+            Outcome::Root(outcome) => outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(&mut self, op: RootOp) -> RootRefusal {
+        match self.op(op) {
+            RootOutcome::Refused(refusal) => refusal,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn create(&mut self, spec: VolumeSpec) -> RootOutcome {
+        self.op(RootOp::CreateVolume { spec })
+    }
+}
+
+#[test]
+fn bootstrap_happens_once_and_only_to_one_cluster() {
+    let mut root = Root::new();
+    assert_eq!(root.op(bootstrap()), RootOutcome::Done);
+    let other = ClusterRecord { id: ClusterId(8), epoch: Epoch(1) };
+    let op = RootOp::Bootstrap { cluster: other, nodes: vec![node(1, "zurich")], realm_key: RealmKey([0; 32]) };
+    let refusal = root.refused(op);
+    assert_eq!(refusal, RootRefusal::OtherCluster { found: ClusterId(7), asked: ClusterId(8) });
+    assert_eq!(query::cluster(&root.records).unwrap(), Some(cluster(1)));
+    assert_eq!(query::realm_key(&root.records, "default").unwrap(), Some(RealmKey([7; 32])));
+    assert_eq!(query::nodes(&root.records).unwrap().len(), 2);
+}
+
+#[test]
+fn bad_first_nodes_leave_the_group_blank() {
+    let mut root = Root { records: MemoryRecords::new(), seq: Seq(0) };
+    let known = NodeRecord { store: Some(StoreId(1)), ..node(1, "zurich") };
+    for nodes in [vec![], vec![node(1, "zurich"), node(1, "eastus")], vec![known]] {
+        let op = RootOp::Bootstrap { cluster: cluster(1), nodes, realm_key: RealmKey([7; 32]) };
+        assert!(matches!(root.refused(op), RootRefusal::Invalid(_)));
+    }
+    assert_eq!(root.refused(RootOp::CreateVolume { spec: spec("a", "/a") }), RootRefusal::NoCluster);
+    assert_eq!(root.records, MemoryRecords::new());
+}
+
+#[test]
+fn a_lost_disk_is_refused() {
+    let mut root = Root::new();
+    let with =
+        |store, grpc: &str| NodeRecord { store: Some(StoreId(store)), grpc: grpc.to_owned(), ..node(1, "zurich") };
+    assert_eq!(root.op(RootOp::RegisterNode { node: with(11, "a:1") }), RootOutcome::Done);
+    assert_eq!(root.op(RootOp::RegisterNode { node: with(11, "b:1") }), RootOutcome::Done);
+    assert_eq!(query::nodes(&root.records).unwrap()[0], with(11, "b:1"));
+    let mismatch = RootRefusal::StoreMismatch { node: NodeId(1), registered: StoreId(11), asked: StoreId(12) };
+    assert_eq!(root.refused(RootOp::RegisterNode { node: with(12, "a:1") }), mismatch);
+    let unknown = NodeRecord { id: NodeId(9), ..with(13, "a:1") };
+    assert_eq!(root.refused(RootOp::RegisterNode { node: unknown }), RootRefusal::UnknownNode(NodeId(9)));
+    let moved = NodeRecord { site: "eastus".parse().unwrap(), ..with(11, "a:1") };
+    assert!(matches!(root.refused(RootOp::RegisterNode { node: moved }), RootRefusal::Invalid(_)));
+}
+
+#[test]
+fn volumes_are_created_once_and_found_by_name_and_mount() {
+    let mut root = Root::new();
+    assert_eq!(root.create(spec("data", "/data")), RootOutcome::Volume(VolumeId(1)));
+    assert_eq!(root.create(spec("data", "/data")), RootOutcome::Volume(VolumeId(1)));
+    assert_eq!(root.create(spec("deep", "/a/b")), RootOutcome::Volume(VolumeId(2)));
+    let other = VolumeSpec { archive: false, ..spec("data", "/data") };
+    assert_eq!(root.refused(RootOp::CreateVolume { spec: other }), RootRefusal::NameTaken("data".into()));
+    let find = |path: &[u8]| {
+        let found = query::volume_by_mount(&root.records, path).unwrap();
+        found.map(|(volume, rest)| (volume.spec.name, rest.to_vec()))
+    };
+    assert_eq!(find(b"/data"), Some(("data".into(), vec![])));
+    assert_eq!(find(b"//data/./x/\xff/"), Some(("data".into(), b"x/\xff".to_vec())));
+    assert_eq!(find(b"/a/b/c"), Some(("deep".into(), b"c".to_vec())));
+    for path in [&b"/"[..], b"/a", b"/database", b"/dat"] {
+        assert_eq!(find(path), None);
+    }
+    assert_eq!(query::volume_by_name(&root.records, "deep").unwrap().unwrap().id, VolumeId(2));
+    assert_eq!(query::volumes(&root.records).unwrap().len(), 2);
+    assert_eq!(query::volumes(&root.records).unwrap()[0].epoch, Epoch(1));
+}
+
+#[test]
+fn mount_points_do_not_lie_in_each_other() {
+    let mut root = Root::new();
+    root.create(spec("deep", "/a/b"));
+    for (mount, collides) in [
+        ("/a/b", true),
+        ("/a/b/c", true),
+        ("/a", true),
+        ("/", true),
+        ("/a/bc", false),
+        ("/a/b-", false),
+        ("/a/a", false),
+    ] {
+        let name = format!("v{}", mount.len());
+        match root.create(spec(&name, mount)) {
+            RootOutcome::Refused(RootRefusal::MountTaken { volume, .. }) if collides => assert_eq!(volume, "deep"),
+            RootOutcome::Volume(_) if !collides => {
+                root = {
+                    let mut root = Root::new();
+                    root.create(spec("deep", "/a/b"));
+                    root
+                }
+            }
+            other => panic!("{mount}: {other:?}"),
+        }
+    }
+    let mut alone = Root::new();
+    assert!(matches!(alone.create(spec("top", "/")), RootOutcome::Volume(_)));
+    assert!(matches!(alone.refused(RootOp::CreateVolume { spec: spec("b", "/b") }), RootRefusal::MountTaken { .. }));
+    let (volume, rest) = query::volume_by_mount(&alone.records, b"/x/y").unwrap().unwrap();
+    assert_eq!((volume.spec.name.as_str(), &rest[..]), ("top", &b"x/y"[..]));
+}
+
+#[test]
+fn a_spec_that_breaks_a_rule_is_refused() {
+    let mut root = Root::new();
+    let good = || spec("data", "/data");
+    let long = Bytes::from([b"/".to_vec(), vec![b'x'; 255]].concat().repeat(5));
+    let bad = [
+        VolumeSpec { name: String::new(), ..good() },
+        VolumeSpec { name: "Data".into(), ..good() },
+        VolumeSpec { name: "-x".into(), ..good() },
+        VolumeSpec { name: "x".repeat(64), ..good() },
+        VolumeSpec { mount: "data".into(), ..good() },
+        VolumeSpec { mount: "/data/".into(), ..good() },
+        VolumeSpec { mount: "/a//b".into(), ..good() },
+        VolumeSpec { mount: "/a/../b".into(), ..good() },
+        VolumeSpec { mount: "".into(), ..good() },
+        VolumeSpec { mount: long, ..good() },
+        VolumeSpec { voters: vec![], ..good() },
+        VolumeSpec { voters: vec![NodeId(1), NodeId(1)], ..good() },
+        VolumeSpec { caches: vec!["zurich".parse().unwrap()], ..good() },
+        VolumeSpec { chunk_bytes_avg: 8 << 10, ..good() },
+        VolumeSpec { chunk_bytes_avg: 100_000, ..good() },
+        VolumeSpec { inline_bytes_max: 4097, ..good() },
+        VolumeSpec { realm: "other".into(), ..good() },
+    ];
+    for spec in bad {
+        assert!(
+            matches!(root.refused(RootOp::CreateVolume { spec: spec.clone() }), RootRefusal::Invalid(_)),
+            "{spec:?}"
+        );
+    }
+    let unknown = VolumeSpec { voters: vec![NodeId(3)], ..good() };
+    assert_eq!(root.refused(RootOp::CreateVolume { spec: unknown }), RootRefusal::UnknownNode(NodeId(3)));
+    let nowhere = VolumeSpec { home: "mars".parse().unwrap(), ..good() };
+    let refusal = root.refused(RootOp::CreateVolume { spec: nowhere });
+    assert_eq!(refusal, RootRefusal::UnknownSite("mars".parse().unwrap()));
+    // Refusals used no id.
+    assert_eq!(root.create(good()), RootOutcome::Volume(VolumeId(1)));
+}
+
+#[test]
+fn a_reseed_raises_every_epoch_and_replaces_the_nodes() {
+    let mut root = Root::new();
+    root.create(spec("a", "/a"));
+    root.create(spec("b", "/b"));
+    let nodes = vec![node(4, "zurich"), node(5, "eastus")];
+    let on = |name: &str, mount| VolumeSpec { voters: vec![NodeId(4)], ..spec(name, mount) };
+    let both =
+        BTreeMap::from([(VolumeId(1), on("b", "/b")), (VolumeId(2), on("a", "/a")), (VolumeId(9), on("c", "/c"))]);
+    let reseed = |epoch, volumes: &BTreeMap<VolumeId, VolumeSpec>| RootOp::Reseed {
+        cluster: cluster(epoch),
+        nodes: nodes.clone(),
+        volumes: volumes.clone(),
+    };
+    let missing = BTreeMap::from([(VolumeId(1), on("a", "/a"))]);
+    let stale = BTreeMap::from([(VolumeId(1), spec("a", "/a")), (VolumeId(2), on("b", "/b"))]);
+    let twice = BTreeMap::from([(VolumeId(1), on("a", "/a")), (VolumeId(2), on("a", "/b"))]);
+    for bad in [&missing, &twice] {
+        assert!(matches!(root.refused(reseed(2, bad)), RootRefusal::Invalid(_)));
+    }
+    assert_eq!(root.refused(reseed(2, &stale)), RootRefusal::UnknownNode(NodeId(1)));
+    assert!(matches!(root.refused(reseed(1, &both)), RootRefusal::Invalid(_)));
+    assert_eq!(root.op(reseed(2, &both)), RootOutcome::Done);
+    let registered = NodeRecord { store: Some(StoreId(1)), ..node(4, "zurich") };
+    assert_eq!(root.op(RootOp::RegisterNode { node: registered }), RootOutcome::Done);
+    assert_eq!(root.op(reseed(2, &both)), RootOutcome::Done, "again, after a lost answer");
+    assert_eq!(query::nodes(&root.records).unwrap().len(), 2);
+    assert!(query::volumes(&root.records).unwrap().iter().all(|volume| volume.epoch == Epoch(2)));
+    assert_eq!(query::volume_by_name(&root.records, "a").unwrap().unwrap().id, VolumeId(2));
+    assert_eq!(query::totals(&root.records).unwrap().epoch, Epoch(2));
+    assert_eq!(root.create(on("d", "/d")), RootOutcome::Volume(VolumeId(10)));
+}
+
+#[test]
+fn what_is_for_the_other_kind_of_group_is_invalid() {
+    let mut root = Root::new();
+    let session = causeway_namespace_core::command::SessionId(1);
+    let mutate = RequestBody::Mutate { session, number: 1, acked_below: 0, ops: vec![] };
+    for body in [RequestBody::OpenSession { client: ClientId(1) }, mutate] {
+        assert!(matches!(root.body(body), Outcome::Invalid(_)));
+    }
+    let mut volume = Volume::new();
+    assert!(matches!(volume.one(RequestBody::Root(bootstrap())), Outcome::Invalid(_)));
+}

@@ -1,0 +1,9 @@
+//! The state machine through its public face.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are tests too
+
+mod cluster;
+mod encoding;
+mod sessions;
+mod support;
+mod tree;
