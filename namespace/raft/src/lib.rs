@@ -3,6 +3,7 @@
 pub mod error;
 pub mod link;
 pub mod status;
+pub mod wal;
 
 pub use error::{HandleError, ProposeError, ReadIndexError, WaitError};
 pub use link::{LinkError, PeerLink, PeerRequest};
