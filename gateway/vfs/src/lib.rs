@@ -1,3 +1,24 @@
 //! The one read-write path of clients: importing, exporting, reading and writing files of the namespace.
+//!
+//! [`Vfs`] joins the two halves that a client talks to: metadata by `causeway_namespace::client` (gRPC) and chunks by a
+//! [`ChunkTransfer`] (QUIC). Files are cut, hashed and compressed here, so that what a site has already never travels to
+//! it; the node verifies everything again.
+//!
+//! What is in memory at once is bounded: [`import::IN_FLIGHT_MAX`] groups of [`import::GROUP_BYTES`] while writing,
+//! [`fetch::IN_FLIGHT_MAX`] batches of [`fetch::BATCH_BYTES`] while reading.
 
+pub mod error;
+pub mod export;
+pub mod fetch;
+pub mod import;
 pub mod local;
+mod prepare;
+mod progress;
+pub mod transfer;
+pub mod tree;
+mod vfs;
+
+pub use error::VfsError;
+pub use progress::Progress;
+pub use transfer::{ChunkTransfer, TransferError};
+pub use vfs::{Located, Vfs};
