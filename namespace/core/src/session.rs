@@ -180,3 +180,41 @@ impl Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::encode;
+
+    fn answer() -> impl Strategy<Value = Answer> {
+        let ino = prop_oneof![4 => 1..6_u64, 1 => any::<u64>()];
+        let done = prop::collection::vec((ino, 90..=100_u64), 0..30);
+        let list = |done: Vec<(u64, u64)>| {
+            done.into_iter().map(|(ino, version)| OpDone { ino: Ino(ino), version: Seq(version) }).collect::<Vec<_>>()
+        };
+        prop_oneof![
+            5 => done.prop_map(move |done| Answer::done(Seq(100), &list(done))),
+            1 => any::<u32>().prop_map(|op| Answer::Refused { op, code: Errno::QuotaExceeded, place: Place::Second }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_short_answer_is_told_in_full_again(done in prop::collection::vec((1..6_u64, 99..=100_u64), 0..30)) {
+            let done: Vec<_> =
+                done.into_iter().map(|(ino, version)| OpDone { ino: Ino(ino), version: Seq(version) }).collect();
+            prop_assert_eq!(Answer::done(Seq(100), &done).outcome(&[]), Outcome::Done(done));
+        }
+
+        #[test]
+        fn the_bytes_of_answers_are_not_underrated(answers in prop::collection::vec((any::<u64>(), answer()), 0..8)) {
+            let client = ClientId(0);
+            let empty = Session { client, opened: Timestamp(0), used: Seq(0), acked_below: 0, answers: vec![] };
+            let session = Session { answers, ..empty.clone() };
+            let stored = encode::to_bytes(&session).len() - encode::to_bytes(&empty).len();
+            prop_assert!(stored <= session.answer_bytes());
+        }
+    }
+}
