@@ -165,7 +165,10 @@ impl CertificateAuthority {
         let uri = id.to_string();
         let mut params = params_of(&uri, &peer.to_string(), now(self.clock.as_ref()), life)?;
         params.extended_key_usages = usages;
-        self.sign(&uri, &params)
+        let fail = |source| CaError::Certificate { subject: uri.clone(), source };
+        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(fail)?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(fail)?;
+        Ok(IssuedIdentity { ca_pem: self.cert_pem.clone(), cert_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 
     /// A revocation list naming the leaves `revoked` (PEM), to be put where each node's identity has its `crl.pem`.
@@ -195,14 +198,6 @@ impl CertificateAuthority {
         };
         let fail = |source| CaError::Certificate { subject: "the revocation list".to_owned(), source };
         params.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(fail)
-    }
-
-    /// Signs any parameters; tests make bad certificates with it.
-    pub(crate) fn sign(&self, subject: &str, params: &CertificateParams) -> Result<IssuedIdentity, CaError> {
-        let fail = |source| CaError::Certificate { subject: subject.to_owned(), source };
-        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(fail)?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(fail)?;
-        Ok(IssuedIdentity { ca_pem: self.cert_pem.clone(), cert_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 }
 

@@ -49,9 +49,11 @@ impl Handler for Echo {
         if send.write_frame(head.into()).await.is_err() {
             return;
         }
-        while let Ok(Some(frame)) = recv.read_frame(1 << 20).await {
-            if send.write_frame(frame).await.is_err() {
-                return;
+        loop {
+            match recv.read_frame(1 << 20).await {
+                Ok(Some(frame)) if send.write_frame(frame.clone()).await.is_ok() => {}
+                Ok(None) => break,
+                _ => return,
             }
         }
         let _ = send.finish();

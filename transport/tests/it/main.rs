@@ -2,5 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // a test may
 
+mod ca;
 mod common;
+mod echo_service;
+mod grpc;
+mod hostile;
 mod quic;
+mod refusals;
