@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use causeway_base::{ClientId, Ino, Seq, Timestamp};
 
 use crate::inode::{Attr, Content, FileKind};
+use crate::manage::ManageOp;
 use crate::root::{RootOp, RootOutcome};
 
 /// Most operations in one request.
@@ -66,6 +67,17 @@ pub enum RequestBody {
     RaiseEpoch {
         /// The new epoch.
         epoch: causeway_base::Epoch,
+    },
+    /// An operation on the volume as a whole, at most once; answered as a batch of one.
+    Manage {
+        /// From `OpenSession`.
+        session: SessionId,
+        /// As in `Mutate`, from the same count.
+        number: u64,
+        /// As in `Mutate`.
+        acked_below: u64,
+        /// What is asked.
+        op: ManageOp,
     },
 }
 

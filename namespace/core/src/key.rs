@@ -16,6 +16,8 @@ pub const DIRENT: u8 = 0x02;
 pub const SESSION: u8 = 0x03;
 /// Sessions by last use.
 pub const SESSION_BY_USE: u8 = 0x04;
+/// Snapshots by name.
+pub const SNAPSHOT: u8 = 0x05;
 /// The cluster (root group).
 pub const CLUSTER: u8 = 0x0f;
 /// Nodes (root group).
@@ -118,6 +120,12 @@ pub fn session_by_use_of(key: &[u8]) -> Option<SessionId> {
     let rest = key.strip_prefix(&[SESSION_BY_USE])?;
     let (_, id) = rest.split_first_chunk::<8>()?;
     Some(SessionId(u64::from_be_bytes(id.try_into().ok()?)))
+}
+
+/// A snapshot.
+#[must_use]
+pub fn snapshot(name: &[u8]) -> Bytes {
+    named(SNAPSHOT, name)
 }
 
 /// The directory and the name in a directory entry's key; `None` for any other key.

@@ -10,6 +10,7 @@ pub mod digest;
 pub mod encode;
 pub mod inode;
 pub mod key;
+pub mod manage;
 pub mod memory;
 pub mod meta;
 pub mod path;

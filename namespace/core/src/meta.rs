@@ -41,6 +41,8 @@ pub struct Meta {
     pub logical_bytes: u128,
     /// The id of the next volume (root group); those below are never given again.
     pub next_volume: VolumeId,
+    /// Named snapshots.
+    pub snapshots: u64,
 }
 
 impl Default for Meta {
@@ -57,6 +59,7 @@ impl Default for Meta {
             symlinks: 0,
             logical_bytes: 0,
             next_volume: VolumeId(VolumeId::ROOT.0 + 1),
+            snapshots: 0,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The record of a session: what is kept so that a request is applied at most once.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use causeway_base::{ClientId, Ino, Seq, Timestamp};
 
 use crate::command::{At, Errno, Op, OpDone, Outcome, Refusal, SESSION_WINDOW};
 use crate::inode::PATH_BYTES_MAX;
+use crate::manage::ManageOp;
 
 /// A session and its kept answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,8 +132,8 @@ impl Answer {
         Self::Done { seq, touched }
     }
 
-    /// The outcome again, for the request whose operations are these.
-    pub(crate) fn outcome(&self, ops: &[Op]) -> Outcome {
+    /// The outcome again, for the request that this is the work of.
+    pub(crate) fn outcome(&self, work: Work<'_>) -> Outcome {
         match self {
             Self::Done { seq, touched } => {
                 let each = |run: &Run| {
@@ -141,7 +143,7 @@ impl Answer {
                 Outcome::Done(touched.iter().flat_map(each).collect())
             }
             Self::Refused { op, code, place } => {
-                let path = ops.get(*op as usize).map(|op| place.of(op).path.clone()).unwrap_or_default();
+                let path = work.path(*op, *place);
                 let path = path.slice(..path.len().min(PATH_BYTES_MAX));
                 Outcome::Refused(Refusal { op: *op, code: *code, path })
             }
@@ -157,6 +159,25 @@ impl Answer {
                 14 + varint(seq.0) + touched.iter().map(run).sum::<usize>()
             }
             Self::Refused { .. } => 24,
+        }
+    }
+}
+
+/// What a session's request asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Work<'a> {
+    /// A batch on the tree.
+    Batch(&'a [Op]),
+    /// One operation on the volume.
+    Manage(&'a ManageOp),
+}
+
+impl Work<'_> {
+    /// The path (or name) that a refusal is about; empty if the request is not the one that was refused.
+    fn path(self, op: u32, place: Place) -> Bytes {
+        match self {
+            Self::Batch(ops) => ops.get(op as usize).map(|op| place.of(op).path.clone()).unwrap_or_default(),
+            Self::Manage(op) => op.about().clone(),
         }
     }
 }
@@ -205,7 +226,7 @@ mod tests {
         fn a_short_answer_is_told_in_full_again(done in prop::collection::vec((1..6_u64, 99..=100_u64), 0..30)) {
             let done: Vec<_> =
                 done.into_iter().map(|(ino, version)| OpDone { ino: Ino(ino), version: Seq(version) }).collect();
-            prop_assert_eq!(Answer::done(Seq(100), &done).outcome(&[]), Outcome::Done(done));
+            prop_assert_eq!(Answer::done(Seq(100), &done).outcome(Work::Batch(&[])), Outcome::Done(done));
         }
 
         #[test]

@@ -79,7 +79,7 @@ fn bootstrap(
     realm_key: &RealmKey,
 ) -> Result<RootOutcome, RootFault> {
     let base = transaction.base;
-    if let Some(found) = transaction.cluster.get::<ClusterRecord>(base, &key::cluster())? {
+    if let Some(found) = transaction.others.get::<ClusterRecord>(base, &key::cluster())? {
         if found.id != cluster.id {
             return Err(RootRefusal::OtherCluster { found: found.id, asked: cluster.id }.into());
         }
@@ -87,8 +87,8 @@ fn bootstrap(
     }
     transaction.meta.kind = GroupKind::Root;
     transaction.meta.epoch = cluster.epoch.max(transaction.meta.epoch);
-    transaction.cluster.set(base, key::cluster(), Some(cluster))?;
-    transaction.cluster.set(base, key::realm(DEFAULT_REALM), Some(realm_key))?;
+    transaction.others.set(base, key::cluster(), Some(cluster))?;
+    transaction.others.set(base, key::realm(DEFAULT_REALM), Some(realm_key))?;
     replace_nodes(transaction, nodes)?;
     Ok(RootOutcome::Done)
 }
@@ -98,21 +98,21 @@ pub(super) const DEFAULT_REALM: &str = "default";
 
 /// The cluster, once it is set up.
 pub(super) fn cluster(transaction: &Transaction<'_>) -> Result<ClusterRecord, RootFault> {
-    let found = transaction.cluster.get(transaction.base, &key::cluster())?;
+    let found = transaction.others.get(transaction.base, &key::cluster())?;
     found.ok_or_else(|| RootRefusal::NoCluster.into())
 }
 
 /// All nodes.
 pub(super) fn nodes(transaction: &Transaction<'_>) -> Result<Vec<NodeRecord>, ReadError> {
     let (from, to) = key::table(key::NODE);
-    transaction.cluster.all(transaction.base, &from, &to)
+    transaction.others.all(transaction.base, &from, &to)
 }
 
 /// Makes these the only nodes.
 pub(super) fn replace_nodes(transaction: &mut Transaction<'_>, list: &[NodeRecord]) -> Result<Known, RootFault> {
     let base = transaction.base;
     for node in nodes(transaction)? {
-        transaction.cluster.set::<NodeRecord>(base, key::node(node.id), None)?;
+        transaction.others.set::<NodeRecord>(base, key::node(node.id), None)?;
     }
     let known = Known::of(list);
     if list.is_empty() || known.nodes.len() != list.len() {
@@ -123,7 +123,7 @@ pub(super) fn replace_nodes(transaction: &mut Transaction<'_>, list: &[NodeRecor
         if node.store.is_some() {
             return Err(invalid(format!("node {}: its store is registered by its first start", node.id)));
         }
-        transaction.cluster.set(base, key::node(node.id), Some(node))?;
+        transaction.others.set(base, key::node(node.id), Some(node))?;
     }
     Ok(known)
 }
@@ -136,7 +136,7 @@ fn check_addresses(node: &NodeRecord) -> Result<(), RootFault> {
 fn register(transaction: &mut Transaction<'_>, node: &NodeRecord) -> Result<RootOutcome, RootFault> {
     cluster(transaction)?;
     let (base, key) = (transaction.base, key::node(node.id));
-    let Some(known) = transaction.cluster.get::<NodeRecord>(base, &key)? else {
+    let Some(known) = transaction.others.get::<NodeRecord>(base, &key)? else {
         return Err(RootRefusal::UnknownNode(node.id).into());
     };
     let Some(asked) = node.store else {
@@ -149,7 +149,7 @@ fn register(transaction: &mut Transaction<'_>, node: &NodeRecord) -> Result<Root
         return Err(invalid(format!("node {} is of site {}, not {}", node.id, known.site, node.site)));
     }
     check_addresses(node)?;
-    transaction.cluster.set(base, key, Some(node))?;
+    transaction.others.set(base, key, Some(node))?;
     Ok(RootOutcome::Done)
 }
 

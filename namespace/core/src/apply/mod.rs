@@ -17,6 +17,7 @@
 
 mod attributes;
 mod cluster;
+mod manage;
 mod names;
 mod rename;
 mod sessions;
@@ -31,6 +32,7 @@ use causeway_base::Seq;
 use crate::command::{Command, Outcome, Request, RequestBody};
 use crate::meta::GroupKind;
 use crate::records::{ReadError, Records};
+use crate::session::Work;
 
 use self::transaction::Transaction;
 
@@ -85,7 +87,9 @@ pub(crate) fn apply_within(
 fn one(transaction: &mut Transaction<'_>, request: &Request, limits: Limits) -> Result<Outcome, ReadError> {
     let kind = transaction.meta.kind;
     match &request.body {
-        RequestBody::OpenSession { .. } | RequestBody::Mutate { .. } if kind == GroupKind::Root => {
+        RequestBody::OpenSession { .. } | RequestBody::Mutate { .. } | RequestBody::Manage { .. }
+            if kind == GroupKind::Root =>
+        {
             Ok(Outcome::Invalid("the root group has no tree and no sessions".to_owned()))
         }
         RequestBody::Root(_) if kind == GroupKind::Volume => {
@@ -94,7 +98,11 @@ fn one(transaction: &mut Transaction<'_>, request: &Request, limits: Limits) -> 
         RequestBody::OpenSession { client } => sessions::open(transaction, *client, request.at, limits),
         RequestBody::Mutate { session, number, acked_below, ops } => {
             let numbered = sessions::Numbered { session: *session, number: *number, acked_below: *acked_below };
-            sessions::mutate(transaction, numbered, ops, request.at, limits)
+            sessions::perform_once(transaction, numbered, Work::Batch(ops), request.at, limits)
+        }
+        RequestBody::Manage { session, number, acked_below, op } => {
+            let numbered = sessions::Numbered { session: *session, number: *number, acked_below: *acked_below };
+            sessions::perform_once(transaction, numbered, Work::Manage(op), request.at, limits)
         }
         RequestBody::Root(op) => cluster::apply(transaction, op).map(Outcome::Root),
         RequestBody::RaiseEpoch { epoch } if *epoch > transaction.meta.epoch => {

@@ -4,12 +4,12 @@ use causeway_base::{ClientId, Ino, Timestamp};
 
 use super::names::Tree;
 use super::transaction::{Fault, Transaction};
-use crate::command::{OPS_MAX, Op, OpDone, Outcome, SESSION_ANSWER_BYTES_MAX, SESSION_WINDOW, SESSIONS_MAX, SessionId};
+use crate::command::{OPS_MAX, OpDone, Outcome, SESSION_ANSWER_BYTES_MAX, SESSION_WINDOW, SESSIONS_MAX, SessionId};
 use crate::encode;
 use crate::key;
 use crate::meta::{GroupKind, blank_top};
 use crate::records::ReadError;
-use crate::session::{Answer, Seen, Session, USE_GRAIN};
+use crate::session::{Answer, Seen, Session, USE_GRAIN, Work};
 
 /// The bounds on sessions.
 #[derive(Clone, Copy, Debug)]
@@ -80,16 +80,16 @@ fn evict(transaction: &mut Transaction<'_>) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Applies a batch, unless its number was seen.
-pub(super) fn mutate(
+/// Does a request's work, unless its number was seen.
+pub(super) fn perform_once(
     transaction: &mut Transaction<'_>,
     numbered: Numbered,
-    ops: &[Op],
+    work: Work<'_>,
     at: Timestamp,
     limits: Limits,
 ) -> Result<Outcome, ReadError> {
     let Numbered { session: id, number, acked_below } = numbered;
-    if let Some(reason) = malformed(numbered, ops) {
+    if let Some(reason) = malformed(numbered, work) {
         return Ok(Outcome::Invalid(reason));
     }
     let (base, seq) = (transaction.base, transaction.seq);
@@ -105,17 +105,17 @@ pub(super) fn mutate(
     match session.seen(number) {
         Seen::Forgotten => return Ok(Outcome::Forgotten),
         Seen::Ahead => return Ok(Outcome::WindowExceeded),
-        Seen::Answered(answer) => return Ok(answer.outcome(ops)),
+        Seen::Answered(answer) => return Ok(answer.outcome(work)),
         Seen::New => {}
     }
-    let answer = match batch(transaction, ops, at)? {
+    let answer = match perform(transaction, work, at)? {
         Ok(done) => Answer::done(seq, &done),
         Err(refused) => {
             transaction.roll_back();
             refused
         }
     };
-    let outcome = answer.outcome(ops);
+    let outcome = answer.outcome(work);
     let Some(session) = transaction.sessions.edit(base, &id)? else {
         return Ok(Outcome::SessionUnknown);
     };
@@ -129,7 +129,7 @@ pub(super) fn mutate(
 }
 
 /// What is wrong with a request whatever the state: asking again will not help.
-fn malformed(numbered: Numbered, ops: &[Op]) -> Option<String> {
+fn malformed(numbered: Numbered, work: Work<'_>) -> Option<String> {
     if numbered.number == 0 {
         return Some("requests of a session are numbered from 1".to_owned());
     }
@@ -139,23 +139,32 @@ fn malformed(numbered: Numbered, ops: &[Op]) -> Option<String> {
     if numbered.number > u64::MAX - SESSION_WINDOW {
         return Some(format!("request number {} is out of range", numbered.number));
     }
-    (ops.len() > OPS_MAX).then(|| format!("{} operations, at most {OPS_MAX} are allowed", ops.len()))
+    match work {
+        Work::Batch(ops) if ops.len() > OPS_MAX => {
+            Some(format!("{} operations, at most {OPS_MAX} are allowed", ops.len()))
+        }
+        Work::Batch(_) | Work::Manage(_) => None,
+    }
 }
 
 /// Applies the operations in order until one is refused.
-fn batch(
+fn perform(
     transaction: &mut Transaction<'_>,
-    ops: &[Op],
+    work: Work<'_>,
     at: Timestamp,
 ) -> Result<Result<Vec<OpDone>, Answer>, ReadError> {
     let mut tree = Tree { transaction, at };
-    let mut done = Vec::with_capacity(ops.len());
-    for (op, index) in ops.iter().zip(0_u32..) {
-        match tree.apply(op) {
-            Ok(touched) => done.push(touched),
-            Err(Fault::Refused(code, place)) => return Ok(Err(Answer::Refused { op: index, code, place })),
-            Err(Fault::Read(error)) => return Err(error),
+    let mut done = Vec::new();
+    let result = match work {
+        Work::Batch(ops) => ops.iter().try_for_each(|op| tree.apply(op).map(|touched| done.push(touched))),
+        Work::Manage(op) => tree.manage(op).map(|touched| done.push(touched)),
+    };
+    match result {
+        Ok(()) => Ok(Ok(done)),
+        Err(Fault::Refused(code, place)) => {
+            // As many as are done stand before it; a batch has at most OPS_MAX.
+            Ok(Err(Answer::Refused { op: u32::try_from(done.len()).unwrap_or(u32::MAX), code, place }))
         }
+        Err(Fault::Read(error)) => Err(error),
     }
-    Ok(Ok(done))
 }

@@ -59,8 +59,8 @@ pub(super) struct Transaction<'a> {
     pub(super) sessions: Table<SessionId>,
     /// The order of sessions by use; never rolled back either.
     pub(super) uses: RawTable,
-    /// The root group's tables.
-    pub(super) cluster: RawTable,
+    /// The root group's tables, and the small ones of a volume.
+    pub(super) others: RawTable,
 }
 
 impl<'a> Transaction<'a> {
@@ -78,7 +78,7 @@ impl<'a> Transaction<'a> {
             dirents: Table::default(),
             sessions: Table::default(),
             uses: RawTable::default(),
-            cluster: RawTable::default(),
+            others: RawTable::default(),
         })
     }
 
@@ -87,7 +87,7 @@ impl<'a> Transaction<'a> {
         self.meta_before = self.meta;
         self.inodes.begin();
         self.dirents.begin();
-        self.cluster.begin();
+        self.others.begin();
     }
 
     /// Undoes the request's effects on the tree, the cluster and the totals.
@@ -95,7 +95,7 @@ impl<'a> Transaction<'a> {
         self.meta = self.meta_before;
         self.inodes.roll_back();
         self.dirents.roll_back();
-        self.cluster.roll_back();
+        self.others.roll_back();
     }
 
     pub(super) fn into_changes(self) -> Vec<Change> {
@@ -108,7 +108,7 @@ impl<'a> Transaction<'a> {
         self.dirents.into_changes(&mut changes);
         self.sessions.into_changes(&mut changes);
         self.uses.into_changes(&mut changes);
-        self.cluster.into_changes(&mut changes);
+        self.others.into_changes(&mut changes);
         changes.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         changes
     }

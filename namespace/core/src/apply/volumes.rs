@@ -23,8 +23,8 @@ pub(super) fn create(
     known: &Known,
 ) -> Result<RootOutcome, RootFault> {
     let base = transaction.base;
-    if let Some(id) = transaction.cluster.get::<VolumeId>(base, &key::volume_by_name(&spec.name))? {
-        let existing = transaction.cluster.get::<VolumeRecord>(base, &key::volume(id))?;
+    if let Some(id) = transaction.others.get::<VolumeId>(base, &key::volume_by_name(&spec.name))? {
+        let existing = transaction.others.get::<VolumeRecord>(base, &key::volume(id))?;
         let same = existing.is_some_and(|existing| existing.spec == *spec);
         return if same { Ok(RootOutcome::Volume(id)) } else { Err(RootRefusal::NameTaken(spec.name.clone()).into()) };
     }
@@ -47,7 +47,7 @@ pub(super) fn reseed(
         return Err(RootRefusal::OtherCluster { found: current.id, asked: raised.id }.into());
     }
     let (from, to) = key::table(key::VOLUME);
-    let before: Vec<VolumeRecord> = transaction.cluster.all(base, &from, &to)?;
+    let before: Vec<VolumeRecord> = transaction.others.all(base, &from, &to)?;
     if raised.epoch <= current.epoch {
         let same_volumes =
             before.len() == specs.len() && before.iter().all(|volume| specs.get(&volume.id) == Some(&volume.spec));
@@ -56,22 +56,22 @@ pub(super) fn reseed(
         }
         return Err(invalid(format!("epoch {} is not above the current {}", raised.epoch, current.epoch)));
     }
-    transaction.cluster.set(base, key::cluster(), Some(raised))?;
+    transaction.others.set(base, key::cluster(), Some(raised))?;
     transaction.meta.epoch = raised.epoch.max(transaction.meta.epoch);
     let known = replace_nodes(transaction, nodes)?;
     for volume in &before {
         if !specs.contains_key(&volume.id) {
             return Err(invalid(format!("volume {:?} is missing from the list", volume.spec.name)));
         }
-        transaction.cluster.set::<VolumeRecord>(base, key::volume(volume.id), None)?;
-        transaction.cluster.set::<VolumeId>(base, key::volume_by_name(&volume.spec.name), None)?;
-        transaction.cluster.set::<VolumeId>(base, key::volume_by_mount(&volume.spec.mount), None)?;
+        transaction.others.set::<VolumeRecord>(base, key::volume(volume.id), None)?;
+        transaction.others.set::<VolumeId>(base, key::volume_by_name(&volume.spec.name), None)?;
+        transaction.others.set::<VolumeId>(base, key::volume_by_mount(&volume.spec.mount), None)?;
     }
     for (id, spec) in specs {
         let above = id.next().filter(|_| *id != VolumeId::ROOT);
         let above = above.ok_or_else(|| invalid(format!("{id} is not the id of a volume")))?;
         transaction.meta.next_volume = transaction.meta.next_volume.max(above);
-        if let Some(taken) = transaction.cluster.get::<VolumeId>(base, &key::volume_by_name(&spec.name))? {
+        if let Some(taken) = transaction.others.get::<VolumeId>(base, &key::volume_by_name(&spec.name))? {
             return Err(invalid(format!("{taken} and {id} are both called {:?}", spec.name)));
         }
         insert(transaction, &VolumeRecord { id: *id, epoch: raised.epoch, spec: spec.clone() }, &known)?;
@@ -92,9 +92,9 @@ fn insert(transaction: &mut Transaction<'_>, volume: &VolumeRecord, known: &Know
     let spec = &volume.spec;
     check_spec(transaction, spec, known)?;
     check_mount(transaction, spec)?;
-    transaction.cluster.set(base, key::volume(volume.id), Some(volume))?;
-    transaction.cluster.set(base, key::volume_by_name(&spec.name), Some(&volume.id))?;
-    transaction.cluster.set(base, key::volume_by_mount(&spec.mount), Some(&volume.id))?;
+    transaction.others.set(base, key::volume(volume.id), Some(volume))?;
+    transaction.others.set(base, key::volume_by_name(&spec.name), Some(&volume.id))?;
+    transaction.others.set(base, key::volume_by_mount(&spec.mount), Some(&volume.id))?;
     Ok(())
 }
 
@@ -127,7 +127,7 @@ fn check_spec(transaction: &Transaction<'_>, spec: &VolumeSpec, known: &Known) -
         return Err(invalid(format!("inline files of {} bytes, at most {INLINE_BYTES_MAX}", spec.inline_bytes_max)));
     }
     let realm = key::realm(&spec.realm);
-    let exists = spec.realm.len() <= 63 && transaction.cluster.get::<RealmKey>(transaction.base, &realm)?.is_some();
+    let exists = spec.realm.len() <= 63 && transaction.others.get::<RealmKey>(transaction.base, &realm)?.is_some();
     if exists { Ok(()) } else { Err(invalid("the dedup realm is not known")) }
 }
 
@@ -147,7 +147,7 @@ fn check_mount(transaction: &Transaction<'_>, spec: &VolumeSpec) -> Result<(), R
         return Err(invalid(format!("mount point {shown:?}: an absolute path of at most {MOUNT_BYTES_MAX} bytes")));
     }
     let taken = |id: VolumeId| -> Result<(), RootFault> {
-        let other = transaction.cluster.get::<VolumeRecord>(base, &key::volume(id))?;
+        let other = transaction.others.get::<VolumeRecord>(base, &key::volume(id))?;
         let volume = other.map_or_else(|| id.to_string(), |other| other.spec.name);
         Err(RootRefusal::MountTaken { mount: shown.clone(), volume }.into())
     };
@@ -155,12 +155,12 @@ fn check_mount(transaction: &Transaction<'_>, spec: &VolumeSpec) -> Result<(), R
     // It and everything above it: cut at each `/`; the empty rest is the mount point `/`.
     let cuts = own.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).chain([own.len()]);
     for cut in cuts {
-        if let Some(id) = transaction.cluster.get::<VolumeId>(base, &own.slice(..cut))? {
+        if let Some(id) = transaction.others.get::<VolumeId>(base, &own.slice(..cut))? {
             return taken(id);
         }
     }
     let (from, to) = ([&own[..], b"/"].concat(), [&own[..], b"0"].concat());
-    match transaction.cluster.first(base, &from, &to)? {
+    match transaction.others.first(base, &from, &to)? {
         Some((key, value)) => taken(crate::encode::record(&key, &value)?),
         None => Ok(()),
     }

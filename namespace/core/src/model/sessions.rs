@@ -47,7 +47,9 @@ impl Model {
                 self.epoch = *epoch;
                 Outcome::EpochRaised
             }
-            RequestBody::RaiseEpoch { .. } | RequestBody::Root(_) => Outcome::Invalid(String::new()),
+            RequestBody::RaiseEpoch { .. } | RequestBody::Root(_) | RequestBody::Manage { .. } => {
+                Outcome::Invalid(String::new())
+            }
             RequestBody::Mutate { number, acked_below, .. } if *number == 0 || acked_below > number => {
                 Outcome::Invalid(String::new())
             }

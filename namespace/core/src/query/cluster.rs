@@ -84,7 +84,7 @@ pub fn realm_key(records: &dyn Records, name: &str) -> Result<Option<RealmKey>, 
     get(records, &key::realm(name))
 }
 
-fn get<T: DeserializeOwned>(records: &dyn Records, key: &[u8]) -> Result<Option<T>, ReadError> {
+pub(super) fn get<T: DeserializeOwned>(records: &dyn Records, key: &[u8]) -> Result<Option<T>, ReadError> {
     records.get(key)?.map(|value| encode::record(key, &value)).transpose()
 }
 
@@ -94,16 +94,27 @@ fn follow(records: &dyn Records, key: &[u8]) -> Result<Option<VolumeRecord>, Rea
 }
 
 fn all<T: DeserializeOwned>(records: &dyn Records, table: u8) -> Result<Vec<T>, ReadError> {
-    let (mut from, to) = key::table(table);
     let mut found = Vec::new();
+    pages(records, table, |_, value| found.push(value))?;
+    Ok(found)
+}
+
+/// Hands over every record of a table, in key order.
+pub(super) fn pages<T: DeserializeOwned>(
+    records: &dyn Records,
+    table: u8,
+    mut each: impl FnMut(Bytes, T),
+) -> Result<(), ReadError> {
+    let (mut from, to) = key::table(table);
     loop {
         let page = records.scan(&from, &to, PAGE)?;
-        for (key, value) in &page {
-            found.push(encode::record(key, value)?);
+        let full = page.len() == PAGE;
+        for (key, value) in page {
+            from = [&key, &b"\0"[..]].concat().into();
+            each(key.clone(), encode::record(&key, &value)?);
         }
-        match page.last() {
-            Some((last, _)) if page.len() == PAGE => from = [last, &b"\0"[..]].concat().into(),
-            _ => return Ok(found),
+        if !full {
+            return Ok(());
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod encoding;
+mod manage;
 mod sessions;
 mod support;
 mod tree;

@@ -8,6 +8,7 @@ use causeway_namespace_core::command::{
     At, Command, Errno, Expect, Op, OpDone, Outcome, Request, RequestBody, SessionId,
 };
 use causeway_namespace_core::inode::{Attr, Content};
+use causeway_namespace_core::manage::ManageOp;
 use causeway_namespace_core::memory::MemoryRecords;
 
 pub(crate) const ATTR: Attr = Attr { mode: 0o644, uid: 1, gid: 2, mtime: Timestamp(5), ctime: Timestamp(0) };
@@ -65,6 +66,13 @@ impl Volume {
     pub(crate) fn next(&mut self, ops: Vec<Op>) -> RequestBody {
         self.number += 1;
         RequestBody::Mutate { session: self.session, number: self.number, acked_below: self.number, ops }
+    }
+
+    /// One operation on the volume.
+    pub(crate) fn manage(&mut self, op: ManageOp) -> Outcome {
+        self.number += 1;
+        let (session, number) = (self.session, self.number);
+        self.one(RequestBody::Manage { session, number, acked_below: number, op })
     }
 
     pub(crate) fn batch(&mut self, ops: Vec<Op>) -> Outcome {
