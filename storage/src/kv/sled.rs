@@ -5,6 +5,7 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use causeway_base::ByteSize;
@@ -18,6 +19,10 @@ const ENGINE: &str = "sled";
 
 /// Between the name of a space and a key, in the engine's one tree.
 const SEPARATOR: u8 = 0;
+
+/// The engine lets go of its lock some time after its last handle is gone; that long an open waits for it.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a store may use.
 #[derive(Clone, Debug)]
@@ -52,7 +57,8 @@ impl SledKv {
     /// Opens or creates the store in the folder `path`, with these spaces.
     ///
     /// # Errors
-    /// [`KvError::Damaged`] if what is there cannot be read, [`KvError::Usage`] for a bad name of a space.
+    /// [`KvError::Damaged`] if what is there cannot be read, [`KvError::Usage`] for a bad name of a space,
+    /// [`KvError::Other`] if another process has it open.
     pub fn open(path: &Path, spaces: &[Space], options: &SledOptions) -> Result<Self, KvError> {
         if let Some(bad) = spaces.iter().find(|space| space.0.is_empty() || space.0.as_bytes().contains(&SEPARATOR)) {
             return Err(KvError::Usage { engine: ENGINE, reason: format!("a space named {:?}", bad.0) });
@@ -63,10 +69,24 @@ impl SledKv {
             .cache_capacity(options.cache.bytes())
             .flush_every_ms(None)
             .print_profile_on_drop(false);
-        let database = call(&damage, || {
-            RealDisk.create_dir_all(path)?;
-            config.open()
-        })?;
+        let mut patience = LOCK_TRIES;
+        let database = loop {
+            let opened = call(&OnceLock::new(), || {
+                RealDisk.create_dir_all(path)?;
+                config.open()
+            });
+            match opened {
+                Err(KvError::Damaged { reason, .. }) if reason.contains("could not acquire lock") => {
+                    patience -= 1;
+                    if patience == 0 {
+                        let reason = "another process has it open".to_owned();
+                        return Err(KvError::Other { engine: ENGINE, reason });
+                    }
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                opened => break opened?,
+            }
+        };
         let headroom = Headroom::new(ENGINE, path.to_path_buf(), options.reserve.bytes());
         Ok(Self { database, spaces: spaces.to_vec(), headroom, damage })
     }
