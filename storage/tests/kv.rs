@@ -4,14 +4,26 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use causeway_base::ByteSize;
+use causeway_storage::disk::{Disk, RealDisk};
 use causeway_storage::kv::conformance::steps::{self, Step};
 use causeway_storage::kv::conformance::{self, Engine, SPACES};
 use causeway_storage::kv::{Batch, FjallKv, FjallOptions, Kv, KvError, KvRead, MemoryKv, SledKv, SledOptions, Space};
 use proptest::prelude::*;
+
+/// A folder in memory if there is one with room: syncs to a busy disk would be most of the time of these tests, and no
+/// power is cut in them.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    match RealDisk.free_bytes(memory) {
+        Ok(free) if free > 1 << 30 => tempfile::tempdir_in(memory).unwrap(),
+        _ => tempfile::tempdir().unwrap(),
+    }
+}
 
 /// Keeps the stores by path, and gives back what a power cut would leave.
 #[derive(Default)]
@@ -62,7 +74,7 @@ impl Engine for Sled {
 
 #[test]
 fn sled_conforms_but_for_snapshots() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     conformance::run(&Sled, root.path());
     let kv = Sled.open(&root.path().join("snapshot"));
     assert!(matches!(kv.snapshot().get(SPACES[0], b"k"), Err(KvError::Usage { .. })));
@@ -70,7 +82,7 @@ fn sled_conforms_but_for_snapshots() {
 
 #[test]
 fn a_damaged_sled_store_is_reported_and_can_be_made_anew() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     let path = root.path().join("index");
     let kv = SledKv::open(&path, &[DATA], &SledOptions::default()).unwrap();
     for i in 0..3_000_u32 {
@@ -102,13 +114,13 @@ fn memory_conforms() {
 
 #[test]
 fn fjall_conforms() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     conformance::run(&Fjall(FjallOptions::default()), root.path());
 }
 
 #[test]
 fn fjall_conforms_while_it_flushes() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     conformance::run(&Fjall::small(), root.path());
 }
 
@@ -143,7 +155,7 @@ proptest! {
 
     #[test]
     fn fjall_is_a_map(steps in prop::collection::vec(step(), 0..40)) {
-        let root = tempfile::tempdir().unwrap();
+        let root = scratch();
         steps::check(&Fjall::small(), &root.path().join("f"), &steps);
     }
 }
@@ -158,17 +170,21 @@ fn one(key: &str) -> Batch {
 
 #[test]
 fn a_second_open_is_refused_while_the_first_lives() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     let kv = FjallKv::open(root.path(), &[DATA], &FjallOptions::default()).unwrap();
     let refused = FjallKv::open(root.path(), &[DATA], &FjallOptions::default()).unwrap_err();
     assert!(matches!(refused, KvError::Other { .. }), "{refused:?}");
+    let snapshot = kv.snapshot();
     drop(kv);
+    let refused = FjallKv::open(root.path(), &[DATA], &FjallOptions::default()).unwrap_err();
+    assert!(matches!(refused, KvError::Other { .. }), "a snapshot still reads: {refused:?}");
+    drop(snapshot);
     FjallKv::open(root.path(), &[DATA], &FjallOptions::default()).unwrap();
 }
 
 #[test]
 fn a_store_grows_new_spaces() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     let kv = FjallKv::open(root.path(), &[DATA], &FjallOptions::default()).unwrap();
     kv.write(one("k")).unwrap();
     drop(kv);
@@ -180,7 +196,7 @@ fn a_store_grows_new_spaces() {
 
 #[test]
 fn too_little_free_space_refuses_whole_batches() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     let options = FjallOptions { reserve: ByteSize(u64::MAX / 2), ..FjallOptions::default() };
     let kv = FjallKv::open(root.path(), &[DATA], &options).unwrap();
     let refused = kv.write(one("k")).unwrap_err();
@@ -194,7 +210,7 @@ fn too_little_free_space_refuses_whole_batches() {
 
 #[test]
 fn damaged_tables_are_noticed_and_stop_writes() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     let options = FjallOptions { memtable: ByteSize::kib(64), cache: ByteSize::kib(64), ..FjallOptions::default() };
     let kv = FjallKv::open(root.path(), &[DATA], &options).unwrap();
     for i in 0..2_000_u32 {
@@ -262,4 +278,122 @@ fn walk(root: &Path) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// The end of what a journal, whose space is allocated ahead, holds.
+fn used(journal: &Path) -> usize {
+    used_of(&std::fs::read(journal).unwrap())
+}
+
+fn used_of(bytes: &[u8]) -> usize {
+    let last = bytes.chunks(4096).rposition(|block| block != &[0; 4096][..block.len()]).unwrap_or(0) * 4096;
+    bytes[..bytes.len().min(last + 4096)].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
+/// What a power cut can leave of what was written but not synced: any sectors of it.
+#[test]
+fn a_journal_torn_after_its_last_sync_opens_at_an_exact_prefix() {
+    const PERSISTED: u32 = 5;
+    const WRITTEN: u32 = 25;
+    let root = scratch();
+    let path = root.path().join("written");
+    let options = FjallOptions::default();
+    let kv = FjallKv::open(&path, &[DATA], &options).unwrap();
+    let journal = path.join("0.jnl");
+    let mut synced = 0;
+    for i in 0..WRITTEN {
+        let mut batch = Batch::new();
+        for part in 0..2_u8 {
+            batch.put(DATA, [&[part][..], &i.to_be_bytes()].concat(), blake_like(i).repeat(20));
+        }
+        kv.write(batch).unwrap();
+        if i + 1 == PERSISTED {
+            kv.persist().unwrap();
+            synced = used(&journal);
+        }
+    }
+    let end = used(&journal);
+    assert!(synced > 0 && end > synced + 10_000);
+    let mut refused = Vec::new();
+    for (case, sector) in (synced.div_ceil(512)..end / 512).step_by(7).enumerate() {
+        let copy = root.path().join(format!("torn-{case}"));
+        copy_dir(&path, &copy);
+        let torn = std::fs::OpenOptions::new().write(true).open(copy.join("0.jnl")).unwrap();
+        torn.write_all_at(&[0; 512], sector as u64 * 512).unwrap();
+        let kv = match FjallKv::open(&copy, &[DATA], &options) {
+            Ok(kv) => kv,
+            Err(error) => {
+                refused.push((sector, error.to_string()));
+                continue;
+            }
+        };
+        let there: Vec<bool> =
+            (0..WRITTEN).map(|i| kv.get(DATA, &[&[0][..], &i.to_be_bytes()].concat()).unwrap().is_some()).collect();
+        let count = there.iter().filter(|there| **there).count();
+        assert!(count >= PERSISTED as usize, "what was persisted is gone");
+        assert!(there[..count].iter().all(|there| *there), "not a prefix: {there:?}");
+        assert!(count < WRITTEN as usize, "a torn batch was taken for whole");
+    }
+    assert!(refused.is_empty(), "{} refused: {refused:?}", refused.len());
+}
+
+#[test]
+fn a_loss_of_what_was_persisted_is_noticed() {
+    let root = scratch();
+    let path = root.path().join("written");
+    let options = FjallOptions::default();
+    let kv = FjallKv::open(&path, &[DATA], &options).unwrap();
+    kv.write(one("a")).unwrap();
+    let after_one = used(&path.join("0.jnl"));
+    kv.write(one("b")).unwrap();
+    let after_two = used(&path.join("0.jnl"));
+    kv.persist().unwrap();
+    kv.write(one("c")).unwrap();
+    drop(kv);
+    for (keep, is_lost) in [(after_one, true), (after_two, false)] {
+        let copy = root.path().join(format!("{keep}"));
+        copy_dir(&path, &copy);
+        std::fs::OpenOptions::new().write(true).open(copy.join("0.jnl")).unwrap().set_len(keep as u64).unwrap();
+        let opened = FjallKv::open(&copy, &[DATA], &options);
+        if is_lost {
+            let error = opened.unwrap_err();
+            assert!(matches!(error, KvError::Damaged { .. }), "{error:?}");
+        } else {
+            let kv = opened.unwrap();
+            assert!(kv.get(DATA, b"b").unwrap().is_some() && kv.get(DATA, b"c").unwrap().is_none());
+        }
+    }
+}
+
+#[test]
+fn an_older_journal_must_be_whole() {
+    let root = scratch();
+    let options = FjallOptions::default();
+    let kv = FjallKv::open(root.path(), &[DATA], &options).unwrap();
+    for i in 0..20_u32 {
+        kv.write(one(&i.to_string())).unwrap();
+    }
+    drop(kv);
+    std::fs::write(root.path().join("1.jnl"), [0; 4096]).unwrap();
+    let journal = root.path().join("0.jnl");
+    let bytes = std::fs::read(&journal).unwrap();
+    let middle = used(&journal) / 2;
+    let value = middle + bytes[middle..].windows(5).position(|window| window == b"value").unwrap();
+    let damaged = std::fs::OpenOptions::new().write(true).open(&journal).unwrap();
+    damaged.write_all_at(b"V", value as u64).unwrap();
+    let error = FjallKv::open(root.path(), &[DATA], &options).unwrap_err();
+    assert!(matches!(error, KvError::Damaged { .. }), "{error:?}");
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    for file in walk(from) {
+        let target = to.join(file.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        // Journals are sparse, and their zeros need not be copied.
+        let bytes = std::fs::read(&file).unwrap();
+        let end = used_of(&bytes);
+        let copy = std::fs::File::create(target).unwrap();
+        copy.write_all_at(&bytes[..end], 0).unwrap();
+        copy.set_len(bytes.len() as u64).unwrap();
+    }
 }

@@ -1,7 +1,11 @@
 //! fjall: the store of everything that must be kept.
 
+mod journal;
+mod mark;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -13,6 +17,8 @@ use bytes::Bytes;
 use causeway_base::ByteSize;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
+use self::journal::Repair;
+use self::mark::Mark;
 use super::headroom::Headroom;
 use super::{Batch, KeyRange, Kv, KvError, KvRead, Scan, Space, range_is_empty};
 use crate::disk::{Disk, RealDisk};
@@ -22,6 +28,13 @@ const ENGINE: &str = "fjall";
 /// Sealed memtables of a space, still to be flushed, at which writers wait. fjall itself waits at four, without looking
 /// whether the thread that flushes still lives.
 const SEALED_MEMTABLES_MAX: usize = 3;
+
+/// Holds the number of the newest batch, so that it is journalled with it. See [`mark`].
+const NUMBERS: &str = "causeway.batches";
+const NUMBERS_MEMTABLE: u64 = 1 << 20;
+const NUMBER_KEY: &[u8] = b"newest";
+
+const LOCK: &str = "causeway.lock";
 
 /// How often a waiting writer looks again.
 const FLUSH_POLL: Duration = Duration::from_millis(1);
@@ -38,7 +51,7 @@ pub struct FjallOptions {
     /// created. Default 16 MiB.
     pub memtable: ByteSize,
     /// Size of all journals at which spaces are flushed to shorten them; bounds disk use and the time to reopen. At
-    /// least 64 MiB. Default 256 MiB.
+    /// least 64 MiB. Default 128 MiB.
     pub journal: ByteSize,
     /// Free bytes of the file system under which writes are refused with [`KvError::Full`]; 0 never refuses. Default
     /// 128 MiB: the journal, the memtables and a compaction must still fit.
@@ -52,7 +65,7 @@ impl Default for FjallOptions {
         Self {
             cache: ByteSize::mib(64),
             memtable: ByteSize::mib(16),
-            journal: ByteSize::mib(256),
+            journal: ByteSize::mib(128),
             reserve: ByteSize::mib(128),
             worker_threads: 1,
         }
@@ -65,6 +78,8 @@ impl Default for FjallOptions {
 ///   SIGKILL) but not a power cut.
 /// - [`Kv::persist`] syncs the journal; callers at the same time share a sync.
 /// - Snapshots are consistent over all spaces; they keep old versions from being compacted away, not from being flushed.
+/// - After a power cut the store opens at an exact prefix of the batches. The torn end of a journal is cut (a copy stays
+///   beside it as `.jnl.torn`); if a batch that a persist had confirmed is missing, opening fails.
 /// - A failed write or sync, or a checksum that does not match, ends all writes until the store is opened again.
 ///   Whether the batch that met the failure took place is known only then.
 pub struct FjallKv {
@@ -73,12 +88,24 @@ pub struct FjallKv {
     headroom: Headroom,
     /// Held while a batch is applied.
     turn: Mutex<()>,
+    numbers: Keyspace,
+    mark: Mark,
     /// The moment before the batch that is being applied, if one is. See [`FjallKv::apply`].
     before_batch: Mutex<Option<fjall::Snapshot>>,
-    /// Batches that have been written.
+    /// The number of the newest batch.
     written: AtomicU64,
-    /// How many of them the last sync covers; locked while syncing.
-    persisted: Mutex<u64>,
+    /// The number of the newest batch that the last sync covers, once there was one; locked while syncing.
+    persisted: Mutex<Option<u64>>,
+}
+
+/// What opening gives.
+struct Opened {
+    database: Database,
+    spaces: BTreeMap<Space, Keyspace>,
+    numbers: Keyspace,
+    mark: Mark,
+    newest: u64,
+    lock: File,
 }
 
 /// What a store and its snapshots share.
@@ -87,6 +114,8 @@ struct Shared {
     spaces: BTreeMap<Space, Keyspace>,
     names: Vec<Space>,
     damage: OnceLock<String>,
+    /// Held as long as anything has the store open: the journals are looked at before the engine takes its own lock.
+    _lock: File,
 }
 
 impl FjallKv {
@@ -100,45 +129,76 @@ impl FjallKv {
             let reason = format!("options out of range: {options:?}");
             return Err(KvError::Usage { engine: ENGINE, reason });
         }
+        if spaces.iter().any(|space| space.0 == NUMBERS || space.0.is_empty() || space.0.len() > 255) {
+            return Err(KvError::Usage { engine: ENGINE, reason: format!("a space cannot be named so: {spaces:?}") });
+        }
         // What is damaged in a way that the engine did not foresee is found by its assertions.
         let opened = catch_unwind(AssertUnwindSafe(|| Self::open_engine(path, spaces, options)));
-        let (database, spaces) = opened.unwrap_or_else(|panic| Err(Failure::Panic(panic_text(&*panic))))?;
+        let Opened { database, spaces, numbers, mark, newest, lock } =
+            opened.unwrap_or_else(|panic| Err(Failure::Damage(panic_text(&*panic)))).map_err(Failure::while_opening)?;
         let names = spaces.keys().copied().collect();
         let kv = Self {
             database,
-            shared: Arc::new(Shared { path: path.to_path_buf(), spaces, names, damage: OnceLock::new() }),
+            shared: Arc::new(Shared { path: path.to_path_buf(), spaces, names, damage: OnceLock::new(), _lock: lock }),
             headroom: Headroom::new(ENGINE, path.to_path_buf(), options.reserve.bytes()),
             turn: Mutex::new(()),
+            numbers,
+            mark,
             before_batch: Mutex::new(None),
-            written: AtomicU64::new(1),
-            persisted: Mutex::new(0),
+            written: AtomicU64::new(newest),
+            persisted: Mutex::new(None),
         };
         kv.persist()?;
         Ok(kv)
     }
 
-    fn open_engine(
-        path: &Path,
-        spaces: &[Space],
-        options: &FjallOptions,
-    ) -> Result<(Database, BTreeMap<Space, Keyspace>), Failure> {
+    fn open_engine(path: &Path, spaces: &[Space], options: &FjallOptions) -> Result<Opened, Failure> {
         RealDisk.create_dir_all(path)?;
+        let lock = File::create(path.join(LOCK))?;
+        if lock.try_lock().is_err() {
+            return Err(fjall::Error::Locked.into());
+        }
+        match journal::repair(path)? {
+            Repair::Whole => {}
+            Repair::Cut(bytes) => tracing::warn!(store = %path.display(), bytes, "cut a torn end off the journal"),
+            Repair::Damaged(journal) => {
+                return Err(Failure::Damage(format!("the journal {} is not whole", journal.display())));
+            }
+        }
         let database = Database::builder(path)
             .cache_size(options.cache.bytes())
             .max_journaling_size(options.journal.bytes())
             .worker_threads(options.worker_threads)
             .open()?;
+        let open_space = |name: &str, memtable: u64| -> Result<Keyspace, Failure> {
+            let create = || KeyspaceCreateOptions::default().max_memtable_size(memtable);
+            Ok(database.keyspace(name, create)?)
+        };
+        let numbers = open_space(NUMBERS, NUMBERS_MEMTABLE)?;
         let mut keyspaces = BTreeMap::new();
         for space in spaces {
-            let create = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable.bytes());
-            let keyspace = database.keyspace(space.0, create)?;
-            // The engine does not sync the name of a space's new folder.
-            for folder in keyspace.path().ancestors().take_while(|folder| folder.starts_with(path)) {
-                RealDisk.sync_dir(folder)?;
-            }
-            keyspaces.insert(*space, keyspace);
+            keyspaces.insert(*space, open_space(space.0, options.memtable.bytes())?);
         }
-        Ok((database, keyspaces))
+        // The engine does not sync the names of the spaces' folders. Each time, since a kill may have come between.
+        let mut folders = BTreeSet::new();
+        for keyspace in keyspaces.values().chain([&numbers]) {
+            folders.extend(keyspace.path().ancestors().take_while(|folder| folder.starts_with(path)));
+        }
+        for folder in folders {
+            RealDisk.sync_dir(folder)?;
+        }
+        let newest = match numbers.get(NUMBER_KEY)? {
+            None => 0,
+            Some(bytes) => u64::from_be_bytes(
+                bytes[..].try_into().map_err(|_| Failure::Damage("a batch number is not one".to_owned()))?,
+            ),
+        };
+        let (mark, confirmed) = Mark::open(path)?;
+        if newest < confirmed {
+            let lost = confirmed - newest;
+            return Err(Failure::Damage(format!("{lost} batches are missing that had been persisted")));
+        }
+        Ok(Opened { database, spaces: keyspaces, numbers, mark, newest, lock })
     }
 
     /// Why the store takes no writes any more, if so.
@@ -159,16 +219,20 @@ impl FjallKv {
     /// next sequence number for its new list of tables and publishes it, and with it all lower ones, among them that of
     /// the batch (lsm-tree 3.1.10, `SuperVersions::upgrade_version_with_seqno`). A snapshot opened then shows the part
     /// applied so far and, later, the rest. So no snapshot is opened between the two ends of a commit.
-    fn apply(&self, batch: fjall::OwnedWriteBatch) -> Result<(), KvError> {
+    fn apply(&self, mut batch: fjall::OwnedWriteBatch) -> Result<(), KvError> {
         let Ok(_turn) = self.turn.lock() else {
             // The engine panicked within a commit; readers stay at the moment before it.
             return Err(self.shared.stop("the engine panicked while it applied a batch".to_owned()));
         };
+        let number = self.written.load(Ordering::Relaxed) + 1;
+        batch.insert(&self.numbers, NUMBER_KEY, &number.to_be_bytes()[..]);
         let set = |moment| *self.before_batch.lock().unwrap_or_else(PoisonError::into_inner) = moment;
         set(Some(self.database.snapshot()));
         let done = batch.commit();
         set(None);
-        done.map_err(|error| self.shared.fail(error))
+        done.map_err(|error| self.shared.fail(error))?;
+        self.written.store(number, Ordering::Release);
+        Ok(())
     }
 
     /// Waits while the flushing falls behind, so that memory stays bounded; ends with an error if flushing has died.
@@ -244,22 +308,21 @@ impl Kv for FjallKv {
                 None => engine_batch.remove(keyspace, &key[..]),
             }
         }
-        self.apply(engine_batch)?;
-        self.written.fetch_add(1, Ordering::Release);
-        Ok(())
+        self.apply(engine_batch)
     }
 
     fn persist(&self) -> Result<(), KvError> {
         let wanted = self.written.load(Ordering::Acquire);
         let mut persisted = self.persisted.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.check()?;
-        if *persisted >= wanted {
+        if persisted.is_some_and(|persisted| persisted >= wanted) {
             return Ok(());
         }
         // Whatever was written while waiting for the lock is covered too.
         let covered = self.written.load(Ordering::Acquire);
         self.database.persist(PersistMode::SyncAll).map_err(|error| self.shared.fail(error))?;
-        *persisted = covered;
+        self.mark.set(covered);
+        *persisted = Some(covered);
         Ok(())
     }
 
@@ -337,7 +400,21 @@ impl fmt::Debug for View {
 /// What went wrong below, before it is classed.
 enum Failure {
     Engine(fjall::Error),
-    Panic(String),
+    Damage(String),
+}
+
+impl Failure {
+    /// Nothing was being written, so a full disk is no more than that.
+    fn while_opening(self) -> KvError {
+        match &self {
+            Self::Engine(fjall::Error::Io(io) | fjall::Error::Storage(fjall::LsmError::Io(io)))
+                if io.kind() == io::ErrorKind::StorageFull =>
+            {
+                KvError::Full { engine: ENGINE }
+            }
+            _ => self.into(),
+        }
+    }
 }
 
 impl From<fjall::Error> for Failure {
@@ -355,7 +432,7 @@ impl From<io::Error> for Failure {
 impl From<Failure> for KvError {
     fn from(failure: Failure) -> Self {
         let error = match failure {
-            Failure::Panic(reason) => return Self::Damaged { engine: ENGINE, reason },
+            Failure::Damage(reason) => return Self::Damaged { engine: ENGINE, reason },
             Failure::Engine(error) => error,
         };
         let reason = error.to_string();
