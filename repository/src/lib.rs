@@ -6,6 +6,7 @@
 //! All objects but none are ever changed once written, so the layout suits containers that are write-once. Formats are in
 //! `docs/formats/repository.md`.
 
+pub mod archive;
 mod backend;
 mod error;
 pub mod fault;

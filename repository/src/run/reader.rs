@@ -28,6 +28,7 @@ pub(crate) struct SegmentReader {
     kind: RunKind,
     cache: Arc<BlockCache>,
     opened: OnceCell<Opened>,
+    check_hash: bool,
 }
 
 #[derive(Debug)]
@@ -39,7 +40,12 @@ struct Opened {
 
 impl SegmentReader {
     pub(crate) fn new(store: Store, path: String, segment: SegmentRef, kind: RunKind, cache: Arc<BlockCache>) -> Self {
-        Self { store, path, segment, kind, cache, opened: OnceCell::new() }
+        Self { store, path, segment, kind, cache, opened: OnceCell::new(), check_hash: true }
+    }
+
+    /// For a segment whose BLAKE3 is not known beforehand.
+    pub(crate) fn without_hash(self) -> Self {
+        Self { check_hash: false, ..self }
     }
 
     pub(crate) const fn segment(&self) -> &SegmentRef {
@@ -92,7 +98,7 @@ impl SegmentReader {
         let tail = self.read(tail_offset..bytes).await?;
         let footer_at = tail.len() - FOOTER_LEN;
         let footer = Footer::decode(&tail[footer_at..], bytes, self.kind).map_err(|error| self.damaged(&error))?;
-        if footer.blake3 != self.segment.blake3 {
+        if self.check_hash && footer.blake3 != self.segment.blake3 {
             return Err(self.damaged(&FormatError::Hash));
         }
         let index_end = bytes - FOOTER_LEN as u64;
