@@ -1,0 +1,88 @@
+//! The seam to this node's chunk store, and to what it knows of realms.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use causeway_base::{ChunkId, RetryClass};
+use causeway_dedup::{EncodedChunk, Realm};
+use causeway_transport::PeerId;
+
+/// The chunk store failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct LocalError {
+    /// What may be done.
+    pub class: RetryClass,
+    /// What the store says.
+    pub reason: String,
+}
+
+/// What a put came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PutCounts {
+    /// Chunks that were not there.
+    pub new: u64,
+    /// Chunks that were.
+    pub known: u64,
+    /// Plain bytes of the new ones.
+    pub new_plain_bytes: u64,
+}
+
+/// This node's chunks. Every call blocks: async code calls from a blocking thread.
+pub trait LocalChunks: Send + Sync + Debug {
+    /// A chunk as it is stored; `None` if it is not there, or is damaged (it is [`LocalChunks::missing`] then).
+    ///
+    /// # Errors
+    /// The store failed.
+    fn get(&self, id: &ChunkId) -> Result<Option<EncodedChunk>, LocalError>;
+
+    /// Keeps chunks that the caller has verified. Durable after the next [`LocalChunks::sync`].
+    ///
+    /// # Errors
+    /// The store failed or is full; none or some were kept.
+    fn put_many(&self, chunks: &[EncodedChunk]) -> Result<PutCounts, LocalError>;
+
+    /// Makes everything put before durable.
+    ///
+    /// # Errors
+    /// The sync failed: the store takes no writes any more.
+    fn sync(&self) -> Result<(), LocalError>;
+
+    /// Those that are not here, each once, in the order of their first mention.
+    ///
+    /// # Errors
+    /// The store failed.
+    fn missing(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, LocalError>;
+}
+
+/// What this node knows of dedup realms.
+pub trait Realms: Send + Sync + Debug {
+    /// The realm of a name; `None` if there is none.
+    fn realm(&self, name: &str) -> Option<Realm>;
+
+    /// Whether a peer may use a realm. Nodes of the cluster may; what clients may is for policies to say.
+    fn allows(&self, peer: &PeerId, realm: &str) -> bool {
+        let _ = (peer, realm);
+        true
+    }
+}
+
+/// Runs blocking work off the reactor.
+///
+/// Cancel safe: the work itself goes on to its end.
+///
+/// # Errors
+/// The work panicked, or the runtime shuts down.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, LocalError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| LocalError { class: RetryClass::Unknown, reason: format!("a worker stopped: {error}") })
+}
+
+/// [`LocalChunks::missing`] off the reactor.
+///
+/// # Errors
+/// As there.
+pub(crate) async fn missing(local: &Arc<dyn LocalChunks>, ids: Vec<ChunkId>) -> Result<Vec<ChunkId>, LocalError> {
+    let local = local.clone();
+    blocking(move || local.missing(&ids)).await?
+}

@@ -1,0 +1,139 @@
+//! FETCH: these chunks, as far as the node has them.
+
+use std::io;
+use std::sync::Arc;
+
+use causeway_base::{ChunkId, RetryClass};
+use causeway_dedup::{EncodedChunk, Realm};
+use tokio::sync::mpsc;
+
+use super::{Call, ChunkService, Cut, refuse};
+use crate::exchange;
+use crate::local::{LocalChunks, blocking};
+use crate::wire::{EndCounts, Form, Frame, Refusal, StreamEncoder, is_incompressible};
+
+/// Frames between the thread that makes them and the task that sends them: at most as many chunks of 1 MiB.
+const FRAMES_AHEAD: usize = 4;
+/// Missing chunks are told in lists of at most this length.
+const MISSING_AT_ONCE: usize = 1024;
+
+impl ChunkService {
+    pub(super) async fn fetch(&self, call: Call) -> Result<(), Cut> {
+        let _turn = match self.turn(&self.fetches).await {
+            Ok(turn) => turn,
+            Err(refusal) => return refuse(call.send, refusal, &call.tally).await,
+        };
+        let Call { realm, request, tally, mut send } = call;
+        let (frames, mut ready) = mpsc::channel(FRAMES_AHEAD);
+        let local = self.local.clone();
+        let work = blocking(move || {
+            let mut answer = Answer { local, realm, frames, counts: EndCounts::default(), missing: Vec::new() };
+            match answer.chunks(&request.ids, request.form) {
+                Ok(()) | Err(Stop::Gone) => {}
+                Err(Stop::Refused(refusal)) => drop(answer.frames.blocking_send(Frame::Refused(refusal))),
+            }
+        });
+        let sending = async move {
+            while let Some(frame) = ready.recv().await {
+                exchange::write(&mut send, &frame, &tally).await?;
+            }
+            send.finish()
+        };
+        let (worked, sent) = tokio::join!(work, sending);
+        sent?;
+        Ok(worked?)
+    }
+}
+
+struct Answer {
+    local: Arc<dyn LocalChunks>,
+    realm: Realm,
+    frames: mpsc::Sender<Frame>,
+    counts: EndCounts,
+    missing: Vec<u32>,
+}
+
+enum Stop {
+    /// Nobody listens any more.
+    Gone,
+    Refused(Refusal),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        let message = format!("compression: {error}");
+        Self::Refused(Refusal { class: RetryClass::Transient, message })
+    }
+}
+
+impl Answer {
+    /// Makes the answer; blocks.
+    fn chunks(&mut self, ids: &[ChunkId], form: Form) -> Result<(), Stop> {
+        let mut encoder = None;
+        for (index, id) in (0_u32..).zip(ids) {
+            let stored = self.local.get(id).map_err(|error| {
+                Stop::Refused(Refusal { class: error.class, message: format!("chunk {id}: {error}") })
+            })?;
+            let Some(chunk) = stored else {
+                self.missing(index)?;
+                continue;
+            };
+            match form {
+                Form::Stream { level, window_log } if !is_incompressible(&chunk) => {
+                    // A damaged chunk is as good as none: the asker finds it elsewhere.
+                    let Ok(plain) = chunk.decode(&self.realm) else {
+                        self.missing(index)?;
+                        continue;
+                    };
+                    if encoder.is_none() {
+                        encoder = Some(StreamEncoder::new(level, window_for(window_log, ids.len()))?);
+                    }
+                    if let Some(encoder) = &mut encoder
+                        && let Some(piece) = encoder.push(index, &plain)?
+                    {
+                        self.send(Frame::Stream(piece))?;
+                    }
+                    self.count(plain.len());
+                }
+                Form::Stored | Form::Stream { .. } => {
+                    let EncodedChunk { codec, raw_len, payload, .. } = chunk;
+                    self.send(Frame::Chunk { index, codec, raw_len, payload })?;
+                    self.count(raw_len as usize);
+                }
+            }
+        }
+        if let Some(encoder) = encoder {
+            self.send(Frame::Stream(encoder.finish()?))?;
+        }
+        self.tell_missing()?;
+        self.send(Frame::End(self.counts))
+    }
+
+    fn count(&mut self, plain_len: usize) {
+        self.counts.chunks += 1;
+        self.counts.plain_bytes += plain_len as u64;
+    }
+
+    fn missing(&mut self, index: u32) -> Result<(), Stop> {
+        self.counts.missing += 1;
+        self.missing.push(index);
+        if self.missing.len() < MISSING_AT_ONCE { Ok(()) } else { self.tell_missing() }
+    }
+
+    fn tell_missing(&mut self) -> Result<(), Stop> {
+        let missing = std::mem::take(&mut self.missing);
+        if missing.is_empty() { Ok(()) } else { self.send(Frame::Missing(missing)) }
+    }
+
+    fn send(&self, frame: Frame) -> Result<(), Stop> {
+        self.frames.blocking_send(frame).map_err(|_| Stop::Gone)
+    }
+}
+
+/// No larger a window than the chunks can fill, so that small answers need little memory at both ends.
+fn window_for(asked: u8, chunks: usize) -> u8 {
+    let bytes = chunks.saturating_mul(128 << 10).next_power_of_two();
+    // At most 63.
+    let enough = u8::try_from(bytes.trailing_zeros()).unwrap_or(u8::MAX);
+    asked.min(enough.max(17))
+}

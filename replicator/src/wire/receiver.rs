@@ -1,0 +1,183 @@
+//! Takes the frames of an answer and gives verified chunks.
+
+use std::io;
+
+use bytes::Bytes;
+use causeway_base::ChunkId;
+use causeway_dedup::{Codec, EncodedChunk, Realm};
+
+use super::frame::{EndCounts, Frame, Refusal};
+use super::stream::StreamDecoder;
+
+/// A source that sent so many wrong chunks in one answer is not listened to any more.
+pub const CORRUPT_MAX: usize = 16;
+
+/// What became of one wanted chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Its bytes are those that its id names.
+    Chunk {
+        /// Its place in the request.
+        index: usize,
+        /// Its verified bytes.
+        plain: Bytes,
+        /// The form it came in, if it came by itself.
+        encoded: Option<EncodedChunk>,
+    },
+    /// The source does not have it.
+    Missing {
+        /// Its place in the request.
+        index: usize,
+    },
+    /// The source sent other bytes for it.
+    Corrupt {
+        /// Its place in the request.
+        index: usize,
+    },
+}
+
+/// Why an answer was given up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReceiverError {
+    /// The source said so.
+    #[error("refused: {0}")]
+    Refused(#[source] Refusal),
+    /// The source broke the protocol: a chunk that was not asked for, or came twice, or a wrong length or kind.
+    #[error("the answer is malformed: {0}")]
+    Malformed(String),
+    /// The compressed stream is damaged, or asks for too much memory.
+    #[error("the answer does not decode: {0}")]
+    Stream(#[from] io::Error),
+    /// [`CORRUPT_MAX`] chunks were wrong.
+    #[error("{CORRUPT_MAX} chunks were not what their ids say")]
+    Corrupt,
+}
+
+/// Checks one answer. Work is done where it is called: hashing and decompression of what each frame holds.
+#[derive(Debug)]
+pub struct Receiver {
+    realm: Realm,
+    wanted: Wanted,
+    decoder: Option<StreamDecoder>,
+    corrupt: usize,
+    counts: EndCounts,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    /// Ids and plain lengths, where known.
+    chunks: Vec<(ChunkId, Option<u32>)>,
+    answered: Vec<bool>,
+}
+
+impl Wanted {
+    /// Whether a chunk may come now, by its place and length.
+    fn check(&self, index: u32, len: usize) -> Result<usize, ReceiverError> {
+        let index = index as usize;
+        match (self.answered.get(index), self.chunks.get(index)) {
+            (Some(false), Some((_, known))) if known.is_none_or(|known| known as usize == len) => Ok(index),
+            (Some(false), Some((id, Some(known)))) => {
+                Err(ReceiverError::Malformed(format!("{len} bytes for chunk {id}, which has {known}")))
+            }
+            (Some(true), _) => Err(ReceiverError::Malformed(format!("chunk {index} comes twice"))),
+            _ => Err(ReceiverError::Malformed(format!("chunk {index} was not asked for"))),
+        }
+    }
+}
+
+impl Receiver {
+    /// Expects an answer to a request for `chunks` (id, and plain length if known).
+    #[must_use]
+    pub fn new(realm: Realm, chunks: Vec<(ChunkId, Option<u32>)>) -> Self {
+        let answered = vec![false; chunks.len()];
+        let wanted = Wanted { chunks, answered };
+        Self { realm, wanted, decoder: None, corrupt: 0, counts: EndCounts::default() }
+    }
+
+    /// Takes a frame; gives what it settles to `out`. `Some` when the answer is complete.
+    ///
+    /// # Errors
+    /// Any [`ReceiverError`]; what was given to `out` before is good all the same.
+    pub fn frame(&mut self, frame: Frame, mut out: impl FnMut(Received)) -> Result<Option<EndCounts>, ReceiverError> {
+        match frame {
+            Frame::Stream(piece) => self.stream(&piece, &mut out)?,
+            Frame::Chunk { index, codec, raw_len, payload } => {
+                let index = self.wanted.check(index, raw_len as usize)?;
+                let encoded = EncodedChunk { id: self.wanted.chunks[index].0, raw_len, codec, payload };
+                self.wanted.answered[index] = true;
+                match encoded.decode(&self.realm) {
+                    Ok(plain) => {
+                        count(&mut self.counts, plain.len());
+                        out(Received::Chunk { index, plain, encoded: Some(encoded) });
+                    }
+                    Err(_) => self.wrong(index, &mut out)?,
+                }
+            }
+            Frame::Missing(indexes) => {
+                for index in indexes {
+                    let place = index as usize;
+                    match self.wanted.answered.get_mut(place) {
+                        Some(answered) if !*answered => *answered = true,
+                        _ => return Err(ReceiverError::Malformed(format!("chunk {index} cannot be missing"))),
+                    }
+                    self.counts.missing += 1;
+                    out(Received::Missing { index: place });
+                }
+            }
+            Frame::End(_) if self.decoder.as_ref().is_some_and(|decoder| !decoder.is_between_records()) => {
+                return Err(ReceiverError::Malformed("the stream ends within a chunk".to_owned()));
+            }
+            Frame::End(_) => return Ok(Some(self.counts)),
+            Frame::Refused(refusal) => return Err(ReceiverError::Refused(refusal)),
+            Frame::Put(_) | Frame::Sync(_) | Frame::Ack(_) | Frame::Bitmap(_) => {
+                return Err(ReceiverError::Malformed("a frame of another service".to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn stream(&mut self, piece: &[u8], out: &mut impl FnMut(Received)) -> Result<(), ReceiverError> {
+        let mut decoder = match self.decoder.take() {
+            Some(decoder) => decoder,
+            None => StreamDecoder::new()?,
+        };
+        let (wanted, counts, corrupt) =
+            (std::cell::RefCell::new(&mut self.wanted), &mut self.counts, &mut self.corrupt);
+        let begin = |index: u32, len: usize| wanted.borrow().check(index, len).map(|_| ());
+        let done = |index: u32, plain: Bytes| {
+            let mut wanted = wanted.borrow_mut();
+            let index = wanted.check(index, plain.len())?;
+            wanted.answered[index] = true;
+            if self.realm.chunk_id(&plain) == wanted.chunks[index].0 {
+                count(counts, plain.len());
+                out(Received::Chunk { index, plain, encoded: None });
+                return Ok(());
+            }
+            *corrupt += 1;
+            out(Received::Corrupt { index });
+            if *corrupt >= CORRUPT_MAX { Err(ReceiverError::Corrupt) } else { Ok(()) }
+        };
+        decoder.feed::<ReceiverError>(piece, begin, done)?;
+        self.decoder = Some(decoder);
+        Ok(())
+    }
+
+    fn wrong(&mut self, index: usize, out: &mut impl FnMut(Received)) -> Result<(), ReceiverError> {
+        self.corrupt += 1;
+        out(Received::Corrupt { index });
+        if self.corrupt >= CORRUPT_MAX { Err(ReceiverError::Corrupt) } else { Ok(()) }
+    }
+}
+
+fn count(counts: &mut EndCounts, plain_len: usize) {
+    counts.chunks += 1;
+    counts.plain_bytes += plain_len as u64;
+}
+
+/// Whether a chunk is better sent by itself than in the compressed stream: it did not compress when it was stored, and
+/// is long enough for that to have been tried in earnest.
+#[must_use]
+pub(crate) fn is_incompressible(chunk: &EncodedChunk) -> bool {
+    chunk.codec == Codec::Raw && chunk.raw_len >= 16 << 10
+}

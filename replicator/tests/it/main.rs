@@ -1,0 +1,5 @@
+//! The chunk protocol and the workers, over real QUIC on loopback.
+#![allow(clippy::unwrap_used)] // helpers of tests may panic
+
+mod chunk_calls;
+mod common;
