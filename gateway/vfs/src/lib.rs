@@ -14,6 +14,7 @@ pub mod import;
 pub mod local;
 mod prepare;
 mod progress;
+pub mod quic;
 pub mod transfer;
 pub mod tree;
 mod vfs;
