@@ -1,0 +1,375 @@
+//! The pack store of a node: chunks of all realms, in append-only packs with checksummed records.
+//!
+//! - **Put** appends to the active pack and returns when the operating system has the bytes; **sync** makes everything put
+//!   before durable, one fsync for all callers that wait. What is durable, and only that, is then entered in the index.
+//! - **Crash**: what was not synced may be lost. Opening reads the packs from where the index knows them; a torn tail is
+//!   cut, bad bytes before good ones are reported and never cut.
+//! - **Failed write or fsync**: nobody knows what is on disk, so the store takes no more writes and says so. **Full disk**: a
+//!   put is refused before the disk is full, and works again when there is space.
+//! - **Corrupt record**: found by its checksum on read (and by BLAKE3 when the caller decodes). The chunk then counts as
+//!   missing, so that it is fetched and put again.
+//!
+//! Which locks there are: `gate` (shared by all calls, exclusive while the index is built anew), `writer` (one appender),
+//! `sync` (who syncs), `pending` (chunks that are not in the index yet). They are taken in this order.
+
+mod error;
+mod files;
+mod format;
+mod index;
+mod options;
+mod pack;
+mod read;
+mod recover;
+mod sync;
+mod writer;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+
+use causeway_base::ChunkId;
+use causeway_storage::disk::Disk;
+use causeway_storage::kv::Kv;
+
+pub use error::{Damage, StoreError};
+pub use index::INDEX_SPACES;
+pub use options::{
+    DamagedRange, PutOutcome, RebuildReason, RecoveryReport, StoreOptions, StoreState, StoreStats, TailCut,
+};
+
+use files::PackFiles;
+use index::{Index, Location, Lookup};
+use writer::{AppendError, Item, Writer};
+
+use crate::{CHUNK_BYTES_MAX, ChunkError, EncodedChunk};
+
+/// The chunks of a node. All calls block and may come from many threads.
+#[derive(Debug)]
+pub struct ChunkStore {
+    options: StoreOptions,
+    files: PackFiles,
+    index: Index,
+    gate: RwLock<()>,
+    writer: Mutex<Writer>,
+    sync: Mutex<sync::SyncState>,
+    synced: Condvar,
+    /// Chunks that were appended and are not in the index yet.
+    pending: RwLock<HashMap<ChunkId, Location>>,
+    /// Counts moves from `pending` to the index.
+    published: AtomicU64,
+    /// Chunks found corrupt, and where.
+    corrupt: Mutex<BTreeMap<ChunkId, Location>>,
+    full: AtomicBool,
+    read_only: Mutex<Option<String>>,
+}
+
+/// No value behind a lock of this module is ever left half changed by a panic: updates are single inserts or assignments.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ChunkStore {
+    /// Opens the store in `dir`, creating it if needed, with its index in `kv` (opened with [`INDEX_SPACES`]; an empty one is
+    /// filled from the packs).
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::Index`]. After the latter with `Damaged`: delete the index and open it anew.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: impl Into<PathBuf>,
+        kv: Arc<dyn Kv>,
+        options: StoreOptions,
+    ) -> Result<(Self, RecoveryReport), StoreError> {
+        let options = options.bounded();
+        let files = PackFiles::new(disk, dir.into(), options.open_files_max);
+        let index = Index::new(kv);
+        let (writer, report) = recover::open(&files, &index, &options)?;
+        let corrupt = index.corrupt()?.into_iter().collect();
+        let store = Self {
+            options,
+            files,
+            index,
+            gate: RwLock::default(),
+            writer: Mutex::new(writer),
+            sync: Mutex::default(),
+            synced: Condvar::new(),
+            pending: RwLock::default(),
+            published: AtomicU64::new(0),
+            corrupt: Mutex::new(corrupt),
+            full: AtomicBool::new(false),
+            read_only: Mutex::default(),
+        };
+        Ok((store, report))
+    }
+
+    /// The folder of the packs.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.files.dir()
+    }
+
+    /// Stores one chunk; see [`ChunkStore::put_many`].
+    ///
+    /// # Errors
+    /// As [`ChunkStore::put_many`].
+    pub fn put(&self, chunk: &EncodedChunk) -> Result<PutOutcome, StoreError> {
+        Ok(self.put_many(std::slice::from_ref(chunk))?[0])
+    }
+
+    /// Stores chunks whose bytes the caller has verified (by [`EncodedChunk::decode`], or by having encoded them). Readable
+    /// when this returns, durable after the next [`ChunkStore::sync`]. A chunk that is there already is not written again.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], [`StoreError::ReadOnly`], [`StoreError::Io`], [`StoreError::Index`], [`StoreError::Chunk`] for
+    /// lengths out of bounds. Chunks before the failing one may have been stored, which harms nothing.
+    pub fn put_many(&self, chunks: &[EncodedChunk]) -> Result<Vec<PutOutcome>, StoreError> {
+        for chunk in chunks {
+            for len in [chunk.payload.len() as u64, u64::from(chunk.raw_len)] {
+                if len == 0 || len > u64::from(CHUNK_BYTES_MAX) {
+                    return Err(ChunkError::Length { id: chunk.id, len }.into());
+                }
+            }
+        }
+        self.ensure_writable()?;
+        let (unsynced, outcomes) = {
+            let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+            let seen = self.published.load(Ordering::Acquire);
+            let mut outcomes = Vec::with_capacity(chunks.len());
+            let mut items = Vec::new();
+            for chunk in chunks {
+                let known = self.locate(&chunk.id)?.is_some();
+                outcomes.push(if known { PutOutcome::Known } else { PutOutcome::New });
+                if !known {
+                    items.push(Item { chunk, payload_crc: crc32c::crc32c(&chunk.payload) });
+                }
+            }
+            if items.is_empty() {
+                return Ok(outcomes);
+            }
+            (self.append(items, seen, &mut outcomes, chunks)?, outcomes)
+        };
+        if unsynced > self.options.unsynced_bytes_max {
+            self.sync()?;
+        }
+        Ok(outcomes)
+    }
+
+    /// Appends what is still unknown under the writer's lock; gives the number of bytes that are not durable.
+    fn append(
+        &self,
+        mut items: Vec<Item<'_>>,
+        seen: u64,
+        outcomes: &mut [PutOutcome],
+        chunks: &[EncodedChunk],
+    ) -> Result<u64, StoreError> {
+        let mut writer = lock(&self.writer);
+        // Another put may have been faster, also within this call.
+        let moved = self.published.load(Ordering::Acquire) != seen;
+        let mut taken = HashSet::with_capacity(items.len());
+        let mut failed = None;
+        items.retain(|item| {
+            let id = item.chunk.id;
+            if !taken.insert(id) || self.is_pending(&id) {
+                return false;
+            }
+            match if moved { self.locate(&id) } else { Ok(None) } {
+                Ok(found) => found.is_none(),
+                Err(error) => {
+                    failed = Some(error);
+                    false
+                }
+            }
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let mut new = HashSet::with_capacity(items.len());
+        let result = writer.append(&self.files, &self.options, &items, |id, location| {
+            new.insert(id);
+            self.pending.write().unwrap_or_else(PoisonError::into_inner).insert(id, location);
+        });
+        match result {
+            Ok(()) => self.full.store(false, Ordering::Relaxed),
+            Err(AppendError::Full { free }) => {
+                self.full.store(true, Ordering::Relaxed);
+                return Err(StoreError::Full { free, reserve: self.options.reserve_bytes });
+            }
+            Err(AppendError::Failed(error)) => {
+                self.stop_writing(&error);
+                return Err(error);
+            }
+        }
+        for (outcome, chunk) in outcomes.iter_mut().zip(chunks) {
+            // The first of equal chunks is the new one.
+            *outcome = if new.remove(&chunk.id) { PutOutcome::New } else { PutOutcome::Known };
+        }
+        Ok(writer.appended.saturating_sub(lock(&self.sync).synced))
+    }
+
+    /// Whether the chunk can be read here. It need not be durable: see [`ChunkStore::durable_and_present`].
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn contains(&self, id: &ChunkId) -> Result<bool, StoreError> {
+        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(self.locate(id)?.is_some())
+    }
+
+    /// Those of `ids` that are not here, in the order given. What was put and is not durable yet counts as here: a sender
+    /// need not send it again, and the sync before an acknowledgement covers it.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn missing(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, StoreError> {
+        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let mut missing = Vec::new();
+        for id in ids {
+            if self.locate(id)?.is_none() {
+                missing.push(*id);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Those of `ids` that a power cut at this moment could take, or that are not here.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn not_durable(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, StoreError> {
+        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let mut found = Vec::new();
+        for id in ids {
+            // The index names nothing that is not synced.
+            if !matches!(self.index.lookup(id)?, Lookup::At(_)) {
+                found.push(*id);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether all of `ids` are here and survive a power cut at this moment.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn durable_and_present(&self, ids: &[ChunkId]) -> Result<bool, StoreError> {
+        Ok(self.not_durable(ids)?.is_empty())
+    }
+
+    fn is_pending(&self, id: &ChunkId) -> bool {
+        self.pending.read().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
+    /// Where a chunk is. `pending` is looked at first: an entry leaves it only after it is in the index.
+    fn locate(&self, id: &ChunkId) -> Result<Option<Location>, StoreError> {
+        if let Some(location) = self.pending.read().unwrap_or_else(PoisonError::into_inner).get(id) {
+            return Ok(Some(*location));
+        }
+        Ok(match self.index.lookup(id)? {
+            Lookup::At(location) => Some(location),
+            Lookup::Absent | Lookup::Undecodable => None, // `get` has the index built anew
+        })
+    }
+
+    /// The ids of all chunks: first what is not durable yet, then the rest in order of the ids. Not a snapshot: what is put
+    /// or lost while this runs may or may not come, and a chunk may come twice.
+    pub fn iter_ids(&self) -> impl Iterator<Item = Result<ChunkId, StoreError>> + '_ {
+        let mut pending: Vec<ChunkId> =
+            self.pending.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        pending.sort_unstable();
+        let mut page = Vec::new().into_iter();
+        let mut after = None;
+        let mut ended = false;
+        let indexed = std::iter::from_fn(move || {
+            loop {
+                if let Some((id, _)) = page.next() {
+                    after = Some(id);
+                    return Some(Ok(id));
+                }
+                if ended {
+                    return None;
+                }
+                let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+                match self.index.page(after, 4096) {
+                    Ok(found) => {
+                        ended = found.is_empty();
+                        page = found.into_iter();
+                    }
+                    Err(error) => {
+                        ended = true;
+                        return Some(Err(error.into()));
+                    }
+                }
+            }
+        });
+        pending.into_iter().map(Ok).chain(indexed)
+    }
+
+    /// Figures of this moment.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        let writer = lock(&self.writer);
+        let synced = lock(&self.sync).synced;
+        let metas = writer.metas.values();
+        let state = match &*lock(&self.read_only) {
+            Some(reason) => StoreState::ReadOnly(reason.clone()),
+            None if self.full.load(Ordering::Relaxed) => StoreState::Full,
+            None => StoreState::Ok,
+        };
+        StoreStats {
+            chunks: metas.clone().map(|meta| u64::from(meta.chunks)).sum(),
+            stored_bytes: metas.clone().map(|meta| meta.stored_bytes).sum(),
+            raw_bytes: metas.clone().map(|meta| meta.raw_bytes).sum(),
+            packs: writer.metas.len() as u64,
+            damaged_packs: metas.filter(|meta| meta.state == index::PackState::Damaged).count() as u64,
+            corrupt_chunks: lock(&self.corrupt).len() as u64,
+            unsynced_bytes: writer.appended.saturating_sub(synced),
+            index_bytes: self.index.disk_bytes(),
+            state,
+        }
+    }
+
+    /// The chunks that were found corrupt and were not put again since.
+    #[must_use]
+    pub fn corrupt_ids(&self) -> Vec<ChunkId> {
+        lock(&self.corrupt).keys().copied().collect()
+    }
+
+    /// Builds the index anew from the packs alone: the footers of sealed ones, all records of others. Other calls wait.
+    /// `progress` is told how many packs are done, of how many.
+    ///
+    /// # Errors
+    /// As [`ChunkStore::sync`], which comes first; [`StoreError::Io`], [`StoreError::Index`].
+    pub fn rebuild_index(&self, progress: impl FnMut(u64, u64)) -> Result<RecoveryReport, StoreError> {
+        self.rebuild(RebuildReason::Asked, progress)
+    }
+
+    fn rebuild(&self, reason: RebuildReason, progress: impl FnMut(u64, u64)) -> Result<RecoveryReport, StoreError> {
+        let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.sync_gated()?;
+        let mut writer = lock(&self.writer);
+        let corrupt = lock(&self.corrupt).clone();
+        let mut report = recover::reindex(&self.files, &self.index, &mut writer, &corrupt, progress)?;
+        report.rebuilt = Some(reason);
+        Ok(report)
+    }
+
+    fn ensure_writable(&self) -> Result<(), StoreError> {
+        match &*lock(&self.read_only) {
+            Some(reason) => Err(StoreError::ReadOnly { reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn stop_writing(&self, why: &StoreError) {
+        let reason = match std::error::Error::source(why) {
+            Some(source) => format!("{why}: {source}"),
+            None => why.to_string(),
+        };
+        tracing::error!(reason, dir = %self.files.dir().display(), "the chunk store takes no more writes");
+        lock(&self.read_only).get_or_insert(reason);
+    }
+}
+
+#[cfg(test)]
+mod tests;
