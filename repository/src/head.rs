@@ -149,6 +149,20 @@ pub(crate) async fn newest(store: &Store, directory: &str, known: Option<u64>) -
     }
 }
 
+/// The newest head that a listing shows, for a reader: one request less than [`newest_readable`], and where listings may be
+/// stale, perhaps an older image.
+pub(crate) async fn newest_listed(store: &Store, directory: &str) -> Result<Option<Head>, Error> {
+    let listed = store.list(&names::heads(directory), LISTED_MAX).await?;
+    let mut generations: Vec<u64> = listed.iter().filter_map(|object| names::head_generation(&object.name)).collect();
+    generations.sort_unstable_by(|a, b| b.cmp(a));
+    let Some(generation) = generations.first().copied() else { return Ok(None) };
+    match read(store, directory, generation).await? {
+        Some(Ok(head)) => Ok(Some(head)),
+        // Damaged, or cleaned away in between: look thoroughly.
+        _ => newest_readable(store, directory, Some(generation)).await,
+    }
+}
+
 /// The newest head, if it can be read; otherwise [`Error::HeadDamaged`] naming an older one that can.
 pub(crate) async fn newest_readable(store: &Store, directory: &str, known: Option<u64>) -> Result<Option<Head>, Error> {
     let Some(newest) = newest(store, directory, known).await? else { return Ok(None) };

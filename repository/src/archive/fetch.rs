@@ -24,6 +24,8 @@ struct Stretch {
     pack: u128,
     start: u64,
     end: u64,
+    /// Bytes of the wanted records.
+    useful: u64,
     wanted: Vec<(usize, Place)>,
 }
 
@@ -95,7 +97,14 @@ impl ChunkArchive {
     }
 }
 
-/// Groups places by pack and nearness.
+impl Stretch {
+    /// Bytes read for nothing if it went on to a record at `start`.
+    fn waste_with(&self, start: u64) -> u64 {
+        (start.max(self.end) - self.start).saturating_sub(self.useful)
+    }
+}
+
+/// Groups places by pack and nearness; chunks that lie scattered do not draw in what is between them.
 fn stretches(places: &[Option<Place>]) -> Vec<Stretch> {
     let mut packs: BTreeMap<u128, Vec<(usize, Place)>> = BTreeMap::new();
     for (at, place) in places.iter().enumerate() {
@@ -113,12 +122,14 @@ fn stretches(places: &[Option<Place>]) -> Vec<Stretch> {
                 Some(last)
                     if last.pack == pack
                         && start <= last.end + GAP_BYTES_MAX
-                        && end.max(last.end) - last.start <= RANGE_BYTES_MAX =>
+                        && end.max(last.end) - last.start <= RANGE_BYTES_MAX
+                        && last.waste_with(start) <= GAP_BYTES_MAX.max(last.useful / 2) =>
                 {
+                    last.useful += u64::from(place.len);
                     last.end = last.end.max(end);
                     last.wanted.push((at, place));
                 }
-                _ => stretches.push(Stretch { pack, start, end, wanted: vec![(at, place)] }),
+                _ => stretches.push(Stretch { pack, start, end, useful: end - start, wanted: vec![(at, place)] }),
             }
         }
     }

@@ -29,7 +29,7 @@ pub(super) enum Entries {
     /// In memory, sorted.
     Resident(Vec<(ChunkId, Place)>),
     /// Read from the store as needed.
-    Remote(SegmentReader),
+    Remote(Box<SegmentReader>),
 }
 
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Index {
         // An entry has 61 bytes in the object: random, so hardly compressed.
         let room = held + bytes <= self.repository.options.index_bytes.bytes();
         if bytes > SMALL_BYTES && (self.mode == IndexMode::Lazy || !room) {
-            return Ok(Some(Part { name, bytes, entries: Entries::Remote(self.reader(name, bytes)) }));
+            return Ok(Some(Part { name, bytes, entries: Entries::Remote(Box::new(self.reader(name, bytes))) }));
         }
         if bytes > SEGMENT_BYTES_MAX {
             return Err(Error::Corrupt { path, reason: format!("{bytes} bytes are no index") });
@@ -139,7 +139,7 @@ impl Index {
         let entries = if fits || segment.bytes <= SMALL_BYTES {
             Entries::Resident(entries)
         } else {
-            Entries::Remote(self.reader(segment.name, segment.bytes))
+            Entries::Remote(Box::new(self.reader(segment.name, segment.bytes)))
         };
         self.insert(Part { name: segment.name, bytes: segment.bytes, entries });
     }

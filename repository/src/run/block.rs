@@ -68,10 +68,10 @@ pub(crate) fn seal(plain: &[u8], out: &mut Vec<u8>) {
 /// Checks and decodes a stored block that lies at `offset` of its segment. Memory is bounded by the block's stated plain
 /// length, which is bounded itself.
 pub(crate) fn open(stored: &[u8], offset: u64) -> Result<Block, FormatError> {
-    let damaged = FormatError::Checksum { part: "block", offset };
-    let (header, payload) = stored.split_at_checked(BLOCK_HEADER_LEN).ok_or(damaged.clone())?;
+    let damaged = || FormatError::Checksum { part: "block", offset };
+    let (header, payload) = stored.split_at_checked(BLOCK_HEADER_LEN).ok_or_else(damaged)?;
     if u32_at(header, 8) != crc32c::crc32c_append(crc32c::crc32c(&header[..8]), payload) {
-        return Err(damaged);
+        return Err(damaged());
     }
     let raw_len = u32_at(header, 4) as usize;
     if raw_len > BLOCK_RAW_BYTES_MAX {

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use block::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use builder::{Built, RunError, SegmentBuilder};
 pub use cache::BlockCache;
-pub(crate) use chain::{Merged, RunRecords, load};
+pub(crate) use chain::{Merged, RunRecords};
 pub use format::{FormatError, RunKind};
 pub use loaded::{Loaded, LoadedRecords};
 pub(crate) use reader::SegmentReader;
