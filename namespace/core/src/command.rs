@@ -290,6 +290,12 @@ pub enum Errno {
     /// `EDQUOT`
     #[error("over the quota")]
     QuotaExceeded,
+    /// `EXDEV`: a move or link between directory trees of different quotas; copy instead.
+    #[error("between trees of different quotas")]
+    CrossesQuota,
+    /// `EAGAIN`: somebody holds a lock that excludes this one.
+    #[error("locked by another")]
+    Locked,
 }
 
 /// What a listing shows of an entry.

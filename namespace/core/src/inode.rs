@@ -106,6 +106,9 @@ pub struct Inode {
     pub body: Body,
     /// Extended attributes, sorted by name.
     pub xattrs: Vec<(Bytes, Bytes)>,
+    /// The nearest directory above that had a quota when this came below it, not counting the top's: what it uses counts
+    /// there, and in that directory's own `quota`, and so on.
+    pub quota: Option<Ino>,
 }
 
 impl Inode {

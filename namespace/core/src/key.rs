@@ -18,6 +18,8 @@ pub const SESSION: u8 = 0x03;
 pub const SESSION_BY_USE: u8 = 0x04;
 /// Snapshots by name.
 pub const SNAPSHOT: u8 = 0x05;
+/// Quotas by directory.
+pub const QUOTA: u8 = 0x06;
 /// The cluster (root group).
 pub const CLUSTER: u8 = 0x0f;
 /// Nodes (root group).
@@ -126,6 +128,19 @@ pub fn session_by_use_of(key: &[u8]) -> Option<SessionId> {
 #[must_use]
 pub fn snapshot(name: &[u8]) -> Bytes {
     named(SNAPSHOT, name)
+}
+
+/// The quota of a directory.
+#[must_use]
+pub fn quota(dir: Ino) -> Bytes {
+    numbered(QUOTA, dir.0)
+}
+
+/// The directory in a quota's key; `None` for any other key.
+#[must_use]
+pub fn quota_of(key: &[u8]) -> Option<Ino> {
+    let number = key.strip_prefix(&[QUOTA])?;
+    Some(Ino(u64::from_be_bytes(number.try_into().ok()?)))
 }
 
 /// The directory and the name in a directory entry's key; `None` for any other key.

@@ -43,6 +43,8 @@ pub struct Meta {
     pub next_volume: VolumeId,
     /// Named snapshots.
     pub snapshots: u64,
+    /// Directories with a quota.
+    pub quotas: u64,
 }
 
 impl Default for Meta {
@@ -60,6 +62,7 @@ impl Default for Meta {
             logical_bytes: 0,
             next_volume: VolumeId(VolumeId::ROOT.0 + 1),
             snapshots: 0,
+            quotas: 0,
         }
     }
 }
@@ -75,5 +78,6 @@ pub fn blank_top() -> Inode {
         version: Seq::ZERO,
         body: Body::Directory { parent: Ino::ROOT, name: bytes::Bytes::new(), entries: 0 },
         xattrs: Vec::new(),
+        quota: None,
     }
 }

@@ -67,6 +67,8 @@ errnos! {
     NotPermitted = NotPermitted,
     Busy = Busy,
     QuotaExceeded = QuotaExceeded,
+    CrossesQuota = CrossesQuota,
+    Locked = Locked,
 }
 
 impl Wire for At {
@@ -166,6 +168,8 @@ impl Wire for Inode {
             version: Seq(message.version),
             body,
             xattrs: message.xattrs.into_iter().map(|xattr| (xattr.name, xattr.value)).collect(),
+            // Where its use is counted is the state machine's own business.
+            quota: None,
         })
     }
 }

@@ -612,6 +612,8 @@ pub enum Errno {
     NotPermitted = 13,
     Busy = 14,
     QuotaExceeded = 15,
+    CrossesQuota = 16,
+    Locked = 17,
 }
 impl Errno {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -636,6 +638,8 @@ impl Errno {
             Self::NotPermitted => "ERRNO_NOT_PERMITTED",
             Self::Busy => "ERRNO_BUSY",
             Self::QuotaExceeded => "ERRNO_QUOTA_EXCEEDED",
+            Self::CrossesQuota => "ERRNO_CROSSES_QUOTA",
+            Self::Locked => "ERRNO_LOCKED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -657,6 +661,8 @@ impl Errno {
             "ERRNO_NOT_PERMITTED" => Some(Self::NotPermitted),
             "ERRNO_BUSY" => Some(Self::Busy),
             "ERRNO_QUOTA_EXCEEDED" => Some(Self::QuotaExceeded),
+            "ERRNO_CROSSES_QUOTA" => Some(Self::CrossesQuota),
+            "ERRNO_LOCKED" => Some(Self::Locked),
             _ => None,
         }
     }

@@ -17,6 +17,7 @@ impl Tree<'_, '_> {
         match op {
             ManageOp::CreateSnapshot { name } => self.create_snapshot(name),
             ManageOp::DeleteSnapshot { name } => self.delete_snapshot(name),
+            ManageOp::SetQuota { at, limit } => self.set_quota(at, *limit),
         }
     }
 

@@ -19,6 +19,7 @@ mod attributes;
 mod cluster;
 mod manage;
 mod names;
+mod quotas;
 mod rename;
 mod sessions;
 mod table;

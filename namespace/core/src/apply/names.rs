@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use causeway_base::{Ino, Seq, Timestamp};
 
-use super::transaction::{Fault, Transaction};
+use super::quotas::{Before, Usage};
+use super::transaction::{Fault, Transaction, file_bytes};
 use crate::command::{At, Errno, Expect, Op, OpDone};
 use crate::encode;
 use crate::inode::{
@@ -20,6 +21,8 @@ pub(super) struct Tree<'t, 'a> {
     pub(super) transaction: &'t mut Transaction<'a>,
     /// The request's time.
     pub(super) at: Timestamp,
+    /// The quotas before the operation.
+    pub(super) before: Before,
 }
 
 /// Where a path leads.
@@ -31,9 +34,21 @@ pub(super) enum Spot {
     Name { dir: Ino, name: Bytes, entry: Option<Dirent> },
 }
 
-impl Tree<'_, '_> {
+impl<'t, 'a> Tree<'t, 'a> {
+    /// Starts on a request.
+    pub(super) fn new(transaction: &'t mut Transaction<'a>, at: Timestamp) -> Self {
+        Self { transaction, at, before: Before::default() }
+    }
+
     /// Applies one operation.
     pub(super) fn apply(&mut self, op: &Op) -> Result<OpDone, Fault> {
+        self.remember_quotas();
+        let done = self.change(op)?;
+        self.check_quotas()?;
+        Ok(done)
+    }
+
+    fn change(&mut self, op: &Op) -> Result<OpDone, Fault> {
         match op {
             Op::Mkdir { at, attr, parents: false } => self.mkdir(at, attr),
             Op::Mkdir { at, attr, parents: true } => self.mkdir_all(at, attr),
@@ -104,13 +119,14 @@ impl Tree<'_, '_> {
             FileKind::Directory => return Err(Errno::IsDirectory.into()),
             FileKind::Symlink => return Err(Errno::SymlinkInPath.into()),
         }
-        let before = inode.size();
+        let before = file_bytes(inode);
         inode.attr = Attr { ctime, ..*attr };
         inode.version = version;
         inode.body = Body::File(content.clone());
-        let after = inode.size();
+        let (after, quota) = (file_bytes(inode), inode.quota);
         let total = &mut self.transaction.meta.logical_bytes;
-        *total = *total - u128::from(before) + u128::from(after);
+        *total = *total - before + after;
+        self.account(quota, Usage { files: 0, bytes: before }, Usage { files: 0, bytes: after })?;
         Ok(OpDone { ino: existing, version })
     }
 
@@ -132,7 +148,7 @@ impl Tree<'_, '_> {
     fn link(&mut self, from: &At, to: &At) -> Result<OpDone, Fault> {
         let ino = self.existing(from)?;
         let inode = self.transaction.inode(ino)?;
-        let (kind, version) = (inode.kind(), inode.version);
+        let (kind, version, quota) = (inode.kind(), inode.version, inode.quota);
         if kind == FileKind::Directory {
             return Err(Errno::NotPermitted.into());
         }
@@ -140,6 +156,9 @@ impl Tree<'_, '_> {
             return Err(Errno::TooManyLinks.into());
         }
         let (dir, name) = self.free(to).map_err(Fault::at_second)?;
+        if self.quota_below(dir)? != quota {
+            return Err(Fault::from(Errno::CrossesQuota).at_second());
+        }
         let ctime = self.at;
         let inode = self.transaction.inode_mut(ino)?;
         inode.nlink += 1;
@@ -245,8 +264,10 @@ impl Tree<'_, '_> {
         let (ino, version) = (self.transaction.meta.next_ino, self.transaction.seq);
         self.transaction.meta.next_ino = ino.next().ok_or(Errno::TooLarge)?;
         let attr = Attr { ctime: self.at, ..*attr };
-        let inode = Inode { attr, nlink: 1, version, body, xattrs: Vec::new() };
+        let quota = self.quota_below(dir)?;
+        let inode = Inode { attr, nlink: 1, version, body, xattrs: Vec::new(), quota };
         self.transaction.count(&inode);
+        self.account(quota, Usage::default(), Usage::of(&inode))?;
         self.enter(dir, name, Dirent { ino, kind: inode.kind() })?;
         *self.transaction.inodes.edit(self.transaction.base, &ino)? = Some(inode);
         Ok(OpDone { ino, version })
@@ -284,6 +305,10 @@ impl Tree<'_, '_> {
             inode.attr.ctime = at;
         } else if let Some(gone) = self.transaction.inodes.edit(self.transaction.base, &ino)?.take() {
             self.transaction.discount(&gone);
+            self.account(gone.quota, Usage::of(&gone), Usage::default())?;
+            if gone.kind() == FileKind::Directory {
+                self.forget_quota(ino)?;
+            }
         }
         Ok(())
     }

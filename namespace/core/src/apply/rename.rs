@@ -35,6 +35,9 @@ impl Tree<'_, '_> {
                 self.leave(to_dir, to_name.clone())?;
                 self.release(replaced.ino)?;
             }
+            if to_dir != from_dir {
+                self.change_quota(moved.ino, to_dir).map_err(Fault::at_second)?;
+            }
             self.leave(from_dir, from_name)?;
             self.enter(to_dir, to_name.clone(), moved)?;
             self.moved(moved.ino, to_dir, to_name)?;

@@ -153,7 +153,7 @@ fn perform(
     work: Work<'_>,
     at: Timestamp,
 ) -> Result<Result<Vec<OpDone>, Answer>, ReadError> {
-    let mut tree = Tree { transaction, at };
+    let mut tree = Tree::new(transaction, at);
     let mut done = Vec::new();
     let result = match work {
         Work::Batch(ops) => ops.iter().try_for_each(|op| tree.apply(op).map(|touched| done.push(touched))),

@@ -14,6 +14,7 @@ use crate::command::SessionId;
 use crate::encode;
 use crate::inode::{Dirent, Inode};
 use crate::key;
+use crate::manage::QuotaRecord;
 use crate::records::{ReadError, Records};
 use crate::session::Session;
 
@@ -38,6 +39,18 @@ impl Keyed for (Ino, Bytes) {
 
     fn stored(&self) -> Bytes {
         key::dirent(self.0, &self.1)
+    }
+}
+
+/// The directory whose quota it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct QuotaOf(pub(super) Ino);
+
+impl Keyed for QuotaOf {
+    type Value = QuotaRecord;
+
+    fn stored(&self) -> Bytes {
+        key::quota(self.0)
     }
 }
 

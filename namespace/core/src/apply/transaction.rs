@@ -5,7 +5,7 @@ use bytes::Bytes;
 use causeway_base::{Ino, Seq};
 
 use super::Change;
-use super::table::{RawTable, Table};
+use super::table::{QuotaOf, RawTable, Table};
 use crate::command::{Errno, SessionId};
 use crate::encode;
 use crate::inode::{Body, Inode};
@@ -55,6 +55,7 @@ pub(super) struct Transaction<'a> {
     meta_before: Meta,
     pub(super) inodes: Table<Ino>,
     pub(super) dirents: Table<(Ino, Bytes)>,
+    pub(super) quotas: Table<QuotaOf>,
     /// Never rolled back: a refused batch is an answer that is kept.
     pub(super) sessions: Table<SessionId>,
     /// The order of sessions by use; never rolled back either.
@@ -76,6 +77,7 @@ impl<'a> Transaction<'a> {
             meta_before: meta,
             inodes: Table::default(),
             dirents: Table::default(),
+            quotas: Table::default(),
             sessions: Table::default(),
             uses: RawTable::default(),
             others: RawTable::default(),
@@ -87,6 +89,7 @@ impl<'a> Transaction<'a> {
         self.meta_before = self.meta;
         self.inodes.begin();
         self.dirents.begin();
+        self.quotas.begin();
         self.others.begin();
     }
 
@@ -95,6 +98,7 @@ impl<'a> Transaction<'a> {
         self.meta = self.meta_before;
         self.inodes.roll_back();
         self.dirents.roll_back();
+        self.quotas.roll_back();
         self.others.roll_back();
     }
 
@@ -106,6 +110,7 @@ impl<'a> Transaction<'a> {
         }
         self.inodes.into_changes(&mut changes);
         self.dirents.into_changes(&mut changes);
+        self.quotas.into_changes(&mut changes);
         self.sessions.into_changes(&mut changes);
         self.uses.into_changes(&mut changes);
         self.others.into_changes(&mut changes);
@@ -145,7 +150,7 @@ impl<'a> Transaction<'a> {
 }
 
 /// What an inode adds to the logical bytes: the length of a file, nothing else.
-fn file_bytes(inode: &Inode) -> u128 {
+pub(super) fn file_bytes(inode: &Inode) -> u128 {
     if matches!(inode.body, Body::File(_)) { u128::from(inode.size()) } else { 0 }
 }
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use causeway_base::{ClientId, Epoch, Ino, Seq, Timestamp};
 
 use super::sessions::Model;
-use super::strategy::{Acked, Number, Step, commands};
+use super::strategy::{Acked, Number, Step, commands, moves};
 use crate::apply::{Limits, apply_within};
 use crate::command::{Command, ListEntry, Outcome, Request, RequestBody, SessionId};
 use crate::digest::Digest;
@@ -23,6 +23,11 @@ proptest! {
 
     #[test]
     fn random_commands_agree_with_the_model(commands in commands()) {
+        run(commands);
+    }
+
+    #[test]
+    fn moves_between_quotas_agree_with_the_model(commands in moves()) {
         run(commands);
     }
 }
@@ -67,31 +72,50 @@ fn body(
     step: Step,
     next_session: u64,
     last_number: &mut BTreeMap<u64, u64>,
-    sent: &mut BTreeMap<(u64, u64), Vec<crate::command::Op>>,
+    sent: &mut BTreeMap<(u64, u64), RequestBody>,
 ) -> RequestBody {
     match step {
         Step::Open => RequestBody::OpenSession { client: ClientId(9) },
         Step::RaiseEpoch(epoch) => RequestBody::RaiseEpoch { epoch: Epoch(epoch) },
         Step::Mutate { pick, number, acked, ops } => {
-            // Mostly one of the newest sessions, at times one that is evicted or never was.
-            let session = if pick == u64::MAX { 999 } else { (next_session - 1).saturating_sub(pick).max(1) };
-            let last = last_number.entry(session).or_insert(0);
-            let number = match number {
-                Number::Next => *last + 1,
-                Number::Again(back) => last.saturating_sub(back).max(1),
-                Number::Skip(ahead) => *last + ahead,
-                Number::Zero => 0,
-            };
-            *last = number.max(*last);
+            let (session, number) = numbered(pick, number, next_session, last_number);
             let acked_below = match acked {
                 Acked::AllBut(newest) => number.saturating_sub(newest),
                 Acked::Nothing => 0,
                 Acked::Nonsense => number + 1,
             };
-            let ops = sent.entry((session, number)).or_insert(ops).clone();
-            RequestBody::Mutate { session: SessionId(session), number, acked_below, ops }
+            let fresh = RequestBody::Mutate { session: SessionId(session), number, acked_below, ops };
+            again(sent.entry((session, number)).or_insert_with(|| fresh.clone()), acked_below)
+        }
+        Step::Manage { pick, number, op } => {
+            let (session, number) = numbered(pick, number, next_session, last_number);
+            let fresh = RequestBody::Manage { session: SessionId(session), number, acked_below: 0, op };
+            again(sent.entry((session, number)).or_insert_with(|| fresh.clone()), 0)
         }
     }
+}
+
+/// What was sent under a number before, acknowledging something else.
+fn again(sent: &RequestBody, acknowledge: u64) -> RequestBody {
+    let mut body = sent.clone();
+    if let RequestBody::Mutate { acked_below, .. } | RequestBody::Manage { acked_below, .. } = &mut body {
+        *acked_below = acknowledge;
+    }
+    body
+}
+
+/// Mostly one of the newest sessions, at times one that is evicted or never was; and a number in it.
+fn numbered(pick: u64, number: Number, next_session: u64, last_number: &mut BTreeMap<u64, u64>) -> (u64, u64) {
+    let session = if pick == u64::MAX { 999 } else { (next_session - 1).saturating_sub(pick).max(1) };
+    let last = last_number.entry(session).or_insert(0);
+    let number = match number {
+        Number::Next => *last + 1,
+        Number::Again(back) => last.saturating_sub(back).max(1),
+        Number::Skip(ahead) => *last + ahead,
+        Number::Zero => 0,
+    };
+    *last = number.max(*last);
+    (session, number)
 }
 
 /// The whole state, asked for in every way there is.
@@ -121,6 +145,10 @@ fn compare(model: &Model, records: &MemoryRecords) {
     }
     assert_eq!((totals.files, totals.dirs, totals.symlinks, totals.next_ino.0), (files, dirs, symlinks, tree.next_ino));
     assert_eq!(totals.logical_bytes, u64::try_from(bytes).unwrap_or(u64::MAX));
+    let quotas: Vec<_> = query::quotas(records).unwrap();
+    let used = quotas.iter().map(|(dir, quota)| (dir.0, (quota.files, quota.bytes))).collect();
+    assert_eq!(tree.used(), used);
+    assert_eq!(tree.quotas, quotas.iter().map(|(dir, quota)| (dir.0, quota.limit)).collect());
     let join = |path: &[Vec<u8>]| Bytes::from(path.join(&b"/"[..]));
     let walked: Vec<_> = query::Walk::new(records, Ino::ROOT).map(|entry| entry.unwrap()).collect();
     let seen: Vec<_> = walked.iter().map(|entry| (entry.path.clone(), entry.entry.ino.0)).collect();

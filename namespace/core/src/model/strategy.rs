@@ -7,12 +7,14 @@ use causeway_base::{Ino, Seq, SiteName, Timestamp};
 
 use crate::command::{At, Expect, Op};
 use crate::inode::{Attr, Content, ManifestRef};
+use crate::manage::{ManageOp, QuotaLimit};
 
 /// A request whose numbers are chosen when the sessions are known.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Open,
     Mutate { pick: u64, number: Number, acked: Acked, ops: Vec<Op> },
+    Manage { pick: u64, number: Number, op: ManageOp },
     RaiseEpoch(u64),
 }
 
@@ -39,6 +41,48 @@ pub(super) fn commands() -> impl Strategy<Value = Vec<(u64, Vec<Step>)>> {
     let later = prop::collection::vec((1..40_u64, prop::collection::vec(step(), 1..6)), 1..40);
     // Something to meet: a few directories, a file with two names, a symlink.
     later.prop_map(|later| std::iter::once((1, vec![Step::Open, start()])).chain(later).collect())
+}
+
+/// Many moves between a few trees with quotas that are seldom exceeded.
+pub(super) fn moves() -> impl Strategy<Value = Vec<(u64, Vec<Step>)>> {
+    let name = || prop_oneof![Just("a"), Just("b")];
+    let path = move || {
+        let names = prop::collection::vec(name(), 1..4);
+        names.prop_map(|names| At { dir: Ino::ROOT, path: Bytes::from(names.join("/")) })
+    };
+    let attr = Attr { mode: 0o644, uid: 1, gid: 2, mtime: Timestamp(5), ctime: Timestamp(6) };
+    let file = move |at: At, bytes: usize| {
+        let content = Content::Inline(vec![0; bytes].into());
+        Op::PutFile { at, attr, content, expect: Expect::Any }
+    };
+    let op = prop_oneof![
+        3 => path().prop_map(move |at| Op::Mkdir { at, attr, parents: false }),
+        4 => (path(), 0..30_usize).prop_map(move |(at, bytes)| file(at, bytes)),
+        3 => (path(), path()).prop_map(|(from, to)| Op::Link { from, to }),
+        8 => (path(), path()).prop_map(|(from, to)| Op::Rename { from, to, no_replace: false }),
+        1 => path().prop_map(|at| Op::Unlink { at, expect: Expect::Any }),
+        1 => path().prop_map(|at| Op::Rmdir { at }),
+        1 => (2..20_u64, 0..30_usize).prop_map(move |(ino, bytes)| file(At { dir: Ino(ino), path: Bytes::new() }, bytes)),
+    ];
+    let limit = (prop::option::of(4..20_u64), prop::option::of(50..200_u64))
+        .prop_map(|(files, bytes)| QuotaLimit { files, bytes });
+    let set = (path(), prop::option::weighted(0.9, limit)).prop_map(|(at, limit)| ManageOp::SetQuota { at, limit });
+    let step = prop_oneof![
+        10 => op.prop_map(|op| Step::Mutate { pick: 0, number: Number::Next, acked: Acked::AllBut(0), ops: vec![op] }),
+        1 => set.prop_map(|op| Step::Manage { pick: 0, number: Number::Next, op }),
+    ];
+    prop::collection::vec((1..3_u64, prop::collection::vec(step, 1..9)), 1..25).prop_map(move |later| {
+        let at = |path: &'static str| At { dir: Ino::ROOT, path: path.into() };
+        let mkdir = |path| Op::Mkdir { at: at(path), attr, parents: true };
+        let ops = vec![mkdir("a/a"), mkdir("b"), mkdir("a/b")];
+        let make = Step::Mutate { pick: 0, number: Number::Next, acked: Acked::Nothing, ops };
+        let quota = |path| {
+            let limit = Some(QuotaLimit { files: Some(12), bytes: None });
+            Step::Manage { pick: 0, number: Number::Next, op: ManageOp::SetQuota { at: at(path), limit } }
+        };
+        let start = vec![Step::Open, make, quota("a/a"), quota("b")];
+        std::iter::once((1, start)).chain(later).collect()
+    })
 }
 
 fn start() -> Step {
@@ -73,9 +117,17 @@ fn step() -> BoxedStrategy<Step> {
         1 => Just(Step::Open),
         30 => (pick, number, acked, ops)
             .prop_map(|(pick, number, acked, ops)| Step::Mutate { pick, number, acked, ops }),
+        5 => (0..2_u64, manage()).prop_map(|(pick, op)| Step::Manage { pick, number: Number::Next, op }),
         1 => (0..9_u64).prop_map(Step::RaiseEpoch),
     ]
     .boxed()
+}
+
+fn manage() -> BoxedStrategy<ManageOp> {
+    let files = prop::option::of(0..6_u64);
+    let bytes = prop::option::of(prop_oneof![0..60_u64, Just(1_000_000)]);
+    let limit = (files, bytes).prop_map(|(files, bytes)| QuotaLimit { files, bytes });
+    (at(), prop::option::weighted(0.8, limit)).prop_map(|(at, limit)| ManageOp::SetQuota { at, limit }).boxed()
 }
 
 fn name() -> BoxedStrategy<Vec<u8>> {

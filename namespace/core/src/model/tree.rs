@@ -1,6 +1,6 @@
 //! The model's tree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -8,6 +8,7 @@ use causeway_base::{Ino, Seq, Timestamp};
 
 use crate::command::{At, Errno, Expect, Op, OpDone};
 use crate::inode::{Attr, Body, Content, FileKind, Inode};
+use crate::manage::{ManageOp, QuotaLimit};
 
 /// The names on the way from the top.
 pub(super) type Path = Vec<Vec<u8>>;
@@ -33,6 +34,7 @@ pub(super) struct Tree {
     pub(super) paths: BTreeMap<Path, u64>,
     pub(super) nodes: BTreeMap<u64, Node>,
     pub(super) next_ino: u64,
+    pub(super) quotas: BTreeMap<u64, QuotaLimit>,
 }
 
 /// A refusal, and whether it is about the second path.
@@ -55,7 +57,7 @@ impl Tree {
     pub(super) fn new(at: Timestamp, seq: Seq) -> Self {
         let attr = Attr { mode: 0o755, uid: 0, gid: 0, mtime: at, ctime: at };
         let top = Node { attr, version: seq, body: What::Directory, xattrs: BTreeMap::new() };
-        Self { paths: [(vec![], 1)].into(), nodes: [(1, top)].into(), next_ino: 2 }
+        Self { paths: [(vec![], 1)].into(), nodes: [(1, top)].into(), next_ino: 2, quotas: BTreeMap::new() }
     }
 
     /// The inode as it should be stored.
@@ -72,7 +74,14 @@ impl Tree {
             },
         };
         let xattrs = node.xattrs.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        Inode { attr: node.attr, nlink: names.len() as u32, version: node.version, body, xattrs }
+        Inode {
+            attr: node.attr,
+            nlink: names.len() as u32,
+            version: node.version,
+            body,
+            xattrs,
+            quota: self.quota_above(names[0]),
+        }
     }
 
     pub(super) fn kind(&self, ino: u64) -> FileKind {
@@ -180,6 +189,7 @@ impl Tree {
             self.nodes.get_mut(&ino).unwrap().attr.ctime = now.at;
         } else {
             self.nodes.remove(&ino);
+            self.quotas.remove(&ino);
         }
         OpDone { ino: Ino(ino), version: now.seq }
     }
@@ -188,8 +198,65 @@ impl Tree {
         OpDone { ino: Ino(ino), version: self.nodes[&ino].version }
     }
 
-    /// Applies an operation; after a refusal the tree may be half changed, the caller has a copy.
+    /// The nearest directory above a path, but the top, that has a quota.
+    fn quota_above(&self, path: &[Vec<u8>]) -> Option<Ino> {
+        let above = (1..path.len()).rev().map(|len| self.paths[&path[..len]]);
+        above.into_iter().find(|dir| self.quotas.contains_key(dir)).map(Ino)
+    }
+
+    /// What is below each directory with a quota: inodes and bytes.
+    pub(super) fn used(&self) -> BTreeMap<u64, (u64, u128)> {
+        let used = |dir: &u64| {
+            let top = self.paths.iter().find(|(_, ino)| *ino == dir).unwrap().0;
+            let below = self.paths.iter().filter(|(path, _)| path.len() > top.len() && path.starts_with(top));
+            let inodes: BTreeSet<u64> = below.map(|(_, ino)| *ino).collect();
+            let bytes = inodes.iter().map(|ino| match &self.nodes[ino].body {
+                What::File(Content::Inline(bytes)) => bytes.len() as u128,
+                What::File(Content::Manifest(manifest)) => u128::from(manifest.size),
+                What::Directory | What::Symlink(_) => 0,
+            });
+            (*dir, (inodes.len() as u64, bytes.sum()))
+        };
+        self.quotas.keys().map(used).collect()
+    }
+
+    /// Applies an operation, and refuses what uses more than a quota allows.
     pub(super) fn apply(&mut self, op: &Op, now: Now) -> Result<OpDone, Refused> {
+        let before = self.used();
+        let done = self.change(op, now)?;
+        for (dir, (files, bytes)) in self.used() {
+            let (limit, before) = (self.quotas[&dir], before[&dir]);
+            let files_over = files > before.0 && limit.files.is_some_and(|limit| files > limit);
+            if files_over || bytes > before.1 && limit.bytes.is_some_and(|limit| bytes > u128::from(limit)) {
+                return Err((Errno::QuotaExceeded, false));
+            }
+        }
+        Ok(done)
+    }
+
+    pub(super) fn manage(&mut self, op: &ManageOp, now: Now) -> Result<OpDone, Refused> {
+        match op {
+            ManageOp::SetQuota { at, limit } => {
+                let dir = first(self.existing(at))?;
+                if self.kind(dir) != FileKind::Directory {
+                    return Err((Errno::NotDirectory, false));
+                }
+                let path = self.paths.iter().find(|(_, ino)| **ino == dir).unwrap().0.clone();
+                let free = dir == 1 || self.children(&path) == 0;
+                match (self.quotas.contains_key(&dir), limit) {
+                    (false, None) => return Err((Errno::NotFound, false)),
+                    (false, Some(_)) if !free => return Err((Errno::NotEmpty, false)),
+                    (true, None) if free => drop(self.quotas.remove(&dir)),
+                    (_, limit) => drop(self.quotas.insert(dir, limit.unwrap_or_default())),
+                }
+                Ok(OpDone { ino: Ino(dir), version: now.seq })
+            }
+            other => panic!("the model does not know {other:?}"),
+        }
+    }
+
+    /// Changes the tree; after a refusal the tree may be half changed, the caller has a copy.
+    fn change(&mut self, op: &Op, now: Now) -> Result<OpDone, Refused> {
         let mode = |attr: &Attr| if attr.mode > 0o7777 { Err((Errno::Invalid, false)) } else { Ok(()) };
         match op {
             Op::Mkdir { at, attr, parents: false } => {
@@ -222,6 +289,10 @@ impl Tree {
                     return Err((Errno::NotPermitted, false));
                 }
                 let path = second(self.free(to))?;
+                let name = self.paths.iter().find(|(_, named)| **named == ino).unwrap().0;
+                if self.quota_above(name) != self.quota_above(&path) {
+                    return Err((Errno::CrossesQuota, true));
+                }
                 self.touch(&path, now);
                 self.paths.insert(path, ino);
                 self.nodes.get_mut(&ino).unwrap().attr.ctime = now.at;
@@ -341,6 +412,9 @@ impl Tree {
         if replaced == Some(ino) {
             return Ok(self.done(ino));
         }
+        let cross = self.quota_above(&old) != self.quota_above(&new);
+        let names = self.paths.values().filter(|named| **named == ino).count();
+        let whole = if is_dir { self.children(&old) == 0 || self.quotas.contains_key(&ino) } else { names == 1 };
         if let Some(replaced) = replaced {
             match (is_dir, self.kind(replaced) == FileKind::Directory) {
                 (true, false) => return Err((Errno::NotDirectory, true)),
@@ -348,6 +422,9 @@ impl Tree {
                 (true, true) if self.children(&new) > 0 => return Err((Errno::NotEmpty, true)),
                 _ => self.remove(&new, now),
             };
+        }
+        if cross && !whole {
+            return Err((Errno::CrossesQuota, true));
         }
         self.touch(&old, now);
         self.touch(&new, now);

@@ -9,7 +9,7 @@ mod tree;
 mod walk;
 
 pub use self::cluster::{cluster, nodes, realm_key, volume, volume_by_mount, volume_by_name, volumes};
-pub use self::manage::{snapshot, snapshots};
+pub use self::manage::{quota, quotas, snapshot, snapshots};
 pub use self::tree::{
     Answer, Found, Totals, list, lookup, lookup_many, path_of, readdir_plus, resolve, resolve_at, stat, stat_ino,
     totals,

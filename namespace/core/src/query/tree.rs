@@ -239,7 +239,7 @@ pub fn totals(records: &dyn Records) -> Result<Totals, ReadError> {
     })
 }
 
-fn meta(records: &dyn Records) -> Result<Meta, ReadError> {
+pub(super) fn meta(records: &dyn Records) -> Result<Meta, ReadError> {
     let key = key::meta();
     Ok(records.get(&key)?.map(|value| encode::record(&key, &value)).transpose()?.unwrap_or_default())
 }

@@ -97,13 +97,14 @@ fn the_records_are_a_format() {
         version: Seq(9),
         body: Body::File(Content::Manifest(manifest)),
         xattrs: vec![(Bytes::from_static(b"user.a"), Bytes::from_static(b"v"))],
+        quota: None,
     };
     let hex = |bytes: Bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     assert_eq!(
         hex(encode::to_bytes(&file)),
-        "01a403e80700020301090001ac0204726f6f74067a75726963680106757365722e610176"
+        "01a403e80700020301090001ac0204726f6f74067a75726963680106757365722e61017600"
     );
     let dirent = Dirent { ino: Ino(300), kind: FileKind::Directory };
     assert_eq!(hex(encode::to_bytes(&dirent)), "01ac0201");
-    assert_eq!(hex(encode::to_bytes(&Meta::default())), "010000020100000000000100");
+    assert_eq!(hex(encode::to_bytes(&Meta::default())), "01000002010000000000010000");
 }

@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 
-use causeway_namespace_core::command::{Errno, Outcome, RequestBody, SessionId};
-use causeway_namespace_core::manage::{ManageOp, SNAPSHOTS_MAX};
+use causeway_base::Ino;
+use causeway_namespace_core::command::{At, Errno, Expect, Op, Outcome, RequestBody, SessionId};
+use causeway_namespace_core::inode::Content;
+use causeway_namespace_core::manage::{ManageOp, QuotaLimit, SNAPSHOTS_MAX};
 use causeway_namespace_core::{key, query};
 
-use crate::support::{Volume, mkdir, put};
+use crate::support::{ATTR, Volume, at, mkdir, put, rename};
 
 fn create(name: &str) -> ManageOp {
     ManageOp::CreateSnapshot { name: Bytes::copy_from_slice(name.as_bytes()) }
@@ -86,4 +88,81 @@ fn snapshots_are_bounded() {
     assert_eq!(code(volume.manage(create("one more"))), Errno::QuotaExceeded);
     volume.manage(delete("s1"));
     assert!(matches!(volume.manage(create("one more")), Outcome::Done(_)));
+}
+
+fn quota(path: &str, files: Option<u64>, bytes: Option<u64>) -> ManageOp {
+    ManageOp::SetQuota { at: at(path), limit: Some(QuotaLimit { files, bytes }) }
+}
+
+#[test]
+fn a_quota_counts_what_is_below_and_refuses_what_exceeds_it() {
+    let mut volume = Volume::new();
+    let dir = volume.done(vec![mkdir("q"), put("out", b"12345")])[0].ino;
+    volume.manage(quota("q", Some(3), Some(10)));
+    volume.done(vec![mkdir("q/d"), put("q/d/f", b"12345")]);
+    assert_eq!(volume.refused(put("q/g", b"123456")), Errno::QuotaExceeded);
+    assert_eq!(volume.refused(rename("out", "q/d/g/h")), Errno::NotFound);
+    volume.done(vec![rename("out", "q/d/out")]);
+    let used = query::quota(&volume.records, dir).unwrap().unwrap();
+    assert_eq!((used.files, used.bytes), (3, 10));
+    assert_eq!(volume.refused(mkdir("q/more")), Errno::QuotaExceeded);
+    // Replacing frees what it replaces; and an open file is counted where it is.
+    volume.done(vec![rename("q/d/out", "q/d/f"), mkdir("q/more")]);
+    let ino = query::resolve(&volume.records, b"q/d/f").unwrap().unwrap();
+    let content = Content::Inline(Bytes::from_static(&[0; 11]));
+    let grow = Op::PutFile { at: At { dir: ino, path: Bytes::new() }, attr: ATTR, content, expect: Expect::Any };
+    assert_eq!(volume.refused(grow), Errno::QuotaExceeded);
+    // A limit below what is used takes nothing away, and lets it shrink.
+    volume.manage(quota("q", None, Some(1)));
+    volume.done(vec![put("q/d/f", b"1234"), mkdir("q/even")]);
+    assert_eq!(volume.refused(put("q/d/f", b"12345")), Errno::QuotaExceeded);
+}
+
+#[test]
+fn the_quota_of_the_top_holds_for_the_volume_at_any_time() {
+    let mut volume = Volume::new();
+    volume.done(vec![mkdir("d"), put("d/f", b"12345")]);
+    volume.manage(quota("", Some(3), Some(8)));
+    let used = query::quota(&volume.records, Ino::ROOT).unwrap().unwrap();
+    assert_eq!((used.files, used.bytes), (2, 5));
+    assert_eq!(volume.refused(put("g", b"1234")), Errno::QuotaExceeded);
+    volume.done(vec![put("g", b"123"), rename("g", "d/g")]);
+    assert_eq!(volume.refused(mkdir("more")), Errno::QuotaExceeded);
+    let lift = ManageOp::SetQuota { at: at(""), limit: None };
+    assert!(matches!(volume.manage(lift.clone()), Outcome::Done(_)));
+    assert_eq!(code(volume.manage(lift)), Errno::NotFound);
+    volume.done(vec![mkdir("more")]);
+}
+
+#[test]
+fn only_what_is_single_moves_between_quotas() {
+    let mut volume = Volume::new();
+    volume.done(vec![mkdir("a"), mkdir("a/own"), mkdir("b")]);
+    assert_eq!(code(volume.manage(quota("a", None, None))), Errno::NotEmpty);
+    for path in ["a/own", "b"] {
+        assert!(matches!(volume.manage(quota(path, Some(4), None)), Outcome::Done(_)));
+    }
+    volume.done(vec![mkdir("a/full"), put("a/full/f", b"1"), put("a/own/x", b"22"), put("two", b"333")]);
+    volume.done(vec![Op::Link { from: at("two"), to: at("names") }, mkdir("a/empty")]);
+    assert_eq!(volume.refused(rename("a/full", "b/full")), Errno::CrossesQuota);
+    assert_eq!(volume.refused(rename("two", "b/two")), Errno::CrossesQuota);
+    assert_eq!(volume.refused(Op::Link { from: at("two"), to: at("b/two") }), Errno::CrossesQuota);
+    volume.done(vec![rename("a/empty", "b/empty"), rename("a/own", "b/own")]);
+    let b = query::resolve(&volume.records, b"b").unwrap().unwrap();
+    let used = query::quota(&volume.records, b).unwrap().unwrap();
+    assert_eq!((used.files, used.bytes), (3, 2));
+    // One quota in another: both count.
+    volume.done(vec![put("b/own/y", b"4444")]);
+    let own = query::resolve(&volume.records, b"b/own").unwrap().unwrap();
+    let all: Vec<_> = query::quotas(&volume.records).unwrap();
+    assert_eq!(
+        all.iter().map(|(dir, used)| (*dir, used.files, used.bytes)).collect::<Vec<_>>(),
+        [(own, 2, 6), (b, 4, 6)]
+    );
+    assert_eq!(volume.refused(put("b/own/z", b"")), Errno::QuotaExceeded);
+    // Lifted while something is in it, it counts on; with the directory it goes.
+    volume.manage(ManageOp::SetQuota { at: at("b/own"), limit: None });
+    let gone = |path| Op::Unlink { at: at(path), expect: Expect::Any };
+    volume.done(vec![gone("b/own/x"), gone("b/own/y"), Op::Rmdir { at: at("b/own") }]);
+    assert_eq!(query::quotas(&volume.records).unwrap().len(), 1);
 }
