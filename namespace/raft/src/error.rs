@@ -15,6 +15,9 @@ pub enum ProposeError {
     /// It was handed to the log and no answer came: it may or may not be applied, now or later.
     #[error("the outcome is unknown: no answer before the deadline, or leadership was lost")]
     Unknown,
+    /// The disk of this node is full; nothing happened.
+    #[error("the node's disk is full")]
+    Full,
     /// Too many proposals wait already; nothing happened.
     #[error("too many proposals wait")]
     Overloaded,
@@ -31,7 +34,7 @@ impl ProposeError {
     #[must_use]
     pub const fn retry_class(&self) -> RetryClass {
         match self {
-            Self::NotLeader { .. } | Self::Overloaded => RetryClass::Transient,
+            Self::NotLeader { .. } | Self::Overloaded | Self::Full => RetryClass::Transient,
             Self::Unknown | Self::Stopped(_) => RetryClass::Unknown,
             Self::Refused(_) => RetryClass::Refused,
         }
@@ -80,6 +83,9 @@ pub enum HandleError {
     /// The group does not run on this node (yet).
     #[error("group {0} does not run on this node")]
     UnknownGroup(VolumeId),
+    /// This node's disk is full; reads and votes go on.
+    #[error("the node's disk is full")]
+    Full,
     /// A kind that this node does not know.
     #[error("unknown kind of message {0}")]
     UnknownKind(u8),
@@ -97,4 +103,26 @@ pub enum HandleError {
     /// The group does not run any more on this node.
     #[error("the group is stopped: {0}")]
     Stopped(String),
+}
+/// Why a group was not opened or started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The log refused.
+    #[error("the write-ahead log")]
+    Wal(#[source] crate::wal::WalError),
+    /// The state store refused.
+    #[error("the state store")]
+    Store(#[source] crate::store::StoreError),
+    /// The consensus library refused.
+    #[error("group {group}: {reason}")]
+    Raft {
+        /// Which.
+        group: VolumeId,
+        /// What it says.
+        reason: String,
+    },
+    /// The configuration cannot work.
+    #[error("configuration: {0}")]
+    Config(String),
 }

@@ -1,10 +1,29 @@
 //! Many Raft groups in one process: the shared log, the state stores and the network of openraft.
+//!
+//! - [`Groups`] opens a node's log and states and runs its groups; [`Group`] proposes, reads and watches.
+//! - [`wal`]: one write-ahead log for all groups.
+//! - [`store`]: the states, versioned by seq, in a key-value store.
+//! - [`link`]: the seam to the network; [`memory_link`] is one within a process, for tests and simulations.
+//!
+//! openraft decides; everything it needs from disk and network is in `consensus`, and nothing outside this crate names it.
+//! `docs/raft.md` says how the parts work together and what is durable when.
 
+mod coalesce;
+mod consensus;
 pub mod error;
+mod group;
+mod groups;
 pub mod link;
+pub mod memory_link;
+mod read_index;
 pub mod status;
+pub mod store;
+mod upkeep;
 pub mod wal;
 
-pub use error::{HandleError, ProposeError, ReadIndexError, WaitError};
+pub use error::{HandleError, ProposeError, ReadIndexError, StartError, WaitError};
+pub use group::Group;
+pub use groups::{GroupSpec, Groups, GroupsConfig, Retention};
 pub use link::{LinkError, PeerLink, PeerRequest};
 pub use status::{GroupState, GroupStatus, Proposed, Timing};
+pub use store::{STATE_SPACES, StateStore, StateView};

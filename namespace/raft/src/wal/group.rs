@@ -53,6 +53,8 @@ impl Place {
 /// An entry: in memory, durable, or both.
 #[derive(Debug)]
 pub(super) struct Slot {
+    /// Of its record, with the header.
+    pub(super) len: u32,
     /// Tells this entry from an earlier one of the same index that was truncated.
     pub(super) lsn: u64,
     pub(super) place: Option<Place>,
@@ -69,6 +71,8 @@ pub(super) struct GroupState {
 pub(super) struct Inner {
     /// Index of the first slot, or of the next entry.
     pub(super) first: u64,
+    /// Sum of the slots' lengths.
+    pub(super) bytes: u64,
     pub(super) slots: VecDeque<Slot>,
     pub(super) purged: Option<(u64, Bytes)>,
     pub(super) vote: Option<Bytes>,
@@ -102,7 +106,10 @@ impl Inner {
 
     fn push(&mut self, data: Bytes) -> u64 {
         self.last_lsn += 1;
-        self.slots.push_back(Slot { lsn: self.last_lsn, place: None, data: Some(data) });
+        // Bounded by RECORD_BYTES_MAX.
+        let len = u32::try_from(data.len() + RECORD_HEADER).unwrap_or(u32::MAX);
+        self.bytes += u64::from(len);
+        self.slots.push_back(Slot { len, lsn: self.last_lsn, place: None, data: Some(data) });
         self.last_lsn
     }
 
@@ -111,6 +118,7 @@ impl Inner {
         let keep = usize::try_from(index.saturating_sub(self.first)).unwrap_or(usize::MAX);
         for slot in self.slots.drain(keep.min(self.slots.len())..) {
             release(slot.place.as_ref());
+            self.bytes -= u64::from(slot.len);
         }
     }
 
@@ -127,6 +135,7 @@ impl Inner {
             && let Some(slot) = self.slots.pop_front()
         {
             release(slot.place.as_ref());
+            self.bytes -= u64::from(slot.len);
             self.first += 1;
         }
         self.first = self.first.max(next);
@@ -347,6 +356,12 @@ impl GroupLog {
     pub fn range(&self) -> Range<u64> {
         let inner = lock(&self.state.inner);
         inner.first..inner.next_index()
+    }
+
+    /// Bytes of the entries that the log holds, record headers included.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        lock(&self.state.inner).bytes
     }
 
     /// Whether [`GroupLog::read`] of this range needs no disk.

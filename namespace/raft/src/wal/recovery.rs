@@ -227,9 +227,10 @@ impl Replayed {
                         reason: format!("group {id}: entry {index} follows {}", inner.next_index()),
                     });
                 }
-                let mut at = None;
+                let (len, mut at) = (place.len, None);
                 replace(&mut at, place);
-                inner.slots.push_back(Slot { lsn: 0, place: at, data: None });
+                inner.bytes += u64::from(len);
+                inner.slots.push_back(Slot { len, lsn: 0, place: at, data: None });
             }
         }
         Ok(state)

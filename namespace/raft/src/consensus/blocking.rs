@@ -1,0 +1,33 @@
+//! Where blocking work runs.
+
+/// Whether blocking calls go to tokio's blocking threads or run where they are, which a deterministic simulation needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blocking {
+    /// On tokio's blocking threads.
+    Pool,
+    /// In the caller's task.
+    Inline,
+}
+
+impl Blocking {
+    /// Runs `work`.
+    ///
+    /// Cancel safety: on the pool the work goes on if the future is dropped.
+    pub(crate) async fn run<T, F>(self, work: F) -> T
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        match self {
+            Self::Inline => work(),
+            Self::Pool => match tokio::task::spawn_blocking(work).await {
+                Ok(done) => done,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // Only a runtime that shuts down cancels: nobody waits for this task any more.
+                    Err(_) => std::future::pending().await,
+                },
+            },
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! One group on this node: proposing, reading, watching.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::metrics::RaftServerMetrics;
+use openraft::type_config::alias::WatchReceiverOf;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use causeway_base::{NodeId, Seq, VolumeId};
+use causeway_namespace_core::command::Request;
+
+use crate::coalesce::Coalescer;
+use crate::consensus::receive::Receiver;
+use crate::consensus::types::{Raft, TypeConfig};
+use crate::error::{ProposeError, ReadIndexError, WaitError};
+use crate::read_index::ReadIndex;
+use crate::status::{GroupState, GroupStatus, Proposed};
+use crate::store::{Changes, GroupStore, StateView, StoreError, ViewError};
+use crate::wal::{GroupLog, Wal, WalState};
+
+/// How often a waiter looks whether the group still runs.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A Raft group on this node.
+pub struct Group {
+    pub(crate) id: VolumeId,
+    pub(crate) node: NodeId,
+    pub(crate) raft: Raft,
+    pub(crate) store: Arc<GroupStore>,
+    pub(crate) log: GroupLog,
+    pub(crate) wal: Arc<Wal>,
+    pub(crate) coalescer: Coalescer,
+    pub(crate) read_index: ReadIndex,
+    pub(crate) receiver: Receiver,
+    pub(crate) server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
+    pub(crate) home: Mutex<Option<NodeId>>,
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").field("id", &self.id).field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Group {
+    /// Which group.
+    #[must_use]
+    pub fn id(&self) -> VolumeId {
+        self.id
+    }
+
+    /// Who leads, as far as is known here.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.server.borrow_watched().current_leader.map(NodeId)
+    }
+
+    /// Whether this node leads, as far as it knows: another may have taken over.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        let server = self.server.borrow_watched();
+        server.state == ServerState::Leader && server.current_leader == Some(self.node.0)
+    }
+
+    /// Puts a request into the log; answered when it is committed and applied here. Concurrent requests share entries.
+    ///
+    /// Cancel safety: dropped, the request may be applied or not.
+    ///
+    /// # Errors
+    /// [`ProposeError::Unknown`] if it was handed over and no answer came within `deadline`: only a request that is safe to
+    /// repeat may be tried again. All others say that nothing happened, but [`ProposeError::Stopped`].
+    pub async fn propose(&self, request: Request, deadline: Duration) -> Result<Proposed, ProposeError> {
+        if !self.is_leader() {
+            return Err(ProposeError::NotLeader { leader: self.leader().filter(|leader| *leader != self.node) });
+        }
+        match self.wal.state() {
+            WalState::Ok => {}
+            WalState::Full => return Err(ProposeError::Full),
+            WalState::Poisoned(reason) => return Err(ProposeError::Stopped(reason)),
+        }
+        self.coalescer.propose(&request, deadline).await
+    }
+
+    /// The seq that a linearizable read must see: a quorum confirms that this node leads. Wait for it to be applied here.
+    ///
+    /// Cancel safety: may be dropped at any time.
+    ///
+    /// # Errors
+    /// Any [`ReadIndexError`].
+    pub async fn read_index(&self, deadline: Duration) -> Result<Seq, ReadIndexError> {
+        if !self.is_leader() {
+            return Err(ReadIndexError::NotLeader { leader: self.leader().filter(|leader| *leader != self.node) });
+        }
+        self.read_index.get(deadline).await
+    }
+
+    /// Waits until a seq is applied here.
+    ///
+    /// Cancel safety: may be dropped at any time.
+    ///
+    /// # Errors
+    /// Any [`WaitError`].
+    pub async fn wait_applied(&self, seq: Seq, deadline: Duration) -> Result<(), WaitError> {
+        let end = Instant::now() + deadline;
+        let mut applied = self.store.watch_applied();
+        loop {
+            let wait = LOOK.min(end.saturating_duration_since(Instant::now()));
+            match tokio::time::timeout(wait, applied.wait_for(|applied| *applied >= seq)).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(_)) => return Err(WaitError::Stopped("it was shut down".to_owned())),
+                Err(_) => {}
+            }
+            if let GroupState::Stopped(reason) = self.state() {
+                return Err(WaitError::Stopped(reason));
+            }
+            if Instant::now() >= end {
+                return Err(WaitError::Timeout { wanted: seq, applied: self.applied() });
+            }
+        }
+    }
+
+    /// The newest state here.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub fn view(&self) -> Result<StateView, StoreError> {
+        self.store.view()
+    }
+
+    /// The state at a seq.
+    ///
+    /// # Errors
+    /// [`ViewError::TooOld`], [`ViewError::NotYet`], or the store failed.
+    pub fn view_at(&self, seq: Seq) -> Result<StateView, ViewError> {
+        self.store.view_at(seq)
+    }
+
+    /// The keys of the records that changed after one seq and up to another.
+    ///
+    /// # Errors
+    /// [`ViewError::TooOld`]: the reader fell off and must start from a whole state.
+    pub fn changes(&self, after: Seq, until: Seq) -> Result<Changes, ViewError> {
+        self.store.changes(after, until)
+    }
+
+    /// The newest seq applied here.
+    #[must_use]
+    pub fn applied(&self) -> Seq {
+        self.store.applied()
+    }
+
+    /// Tells of newly applied seqs.
+    #[must_use]
+    pub fn watch_applied(&self) -> watch::Receiver<Seq> {
+        self.store.watch_applied()
+    }
+
+    /// Whether it works here.
+    #[must_use]
+    pub fn state(&self) -> GroupState {
+        match &self.raft.metrics().borrow_watched().running_state {
+            Ok(()) => GroupState::Running,
+            Err(fatal) => GroupState::Stopped(crate::store::chain(fatal)),
+        }
+    }
+
+    /// What this node knows of the group.
+    #[must_use]
+    pub fn status(&self) -> GroupStatus {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let meta = self.store.meta();
+        let seq = |id: &Option<crate::consensus::types::LogId>| Seq(id.as_ref().map_or(0, |id| id.index));
+        GroupStatus {
+            group: self.id,
+            leader: metrics.current_leader.map(NodeId),
+            term: metrics.current_term,
+            last_log: Seq(metrics.last_log_index.unwrap_or(0)),
+            committed: seq(&metrics.cluster_committed),
+            applied: meta.seq(),
+            voters: metrics.membership_config.voter_ids().map(NodeId).collect::<BTreeSet<_>>(),
+            purged: seq(&metrics.purged),
+            snapshot: seq(&metrics.snapshot),
+            digest: meta.digest.to_string(),
+            oldest_view: meta.oldest,
+            state: match &metrics.running_state {
+                Ok(()) => GroupState::Running,
+                Err(fatal) => GroupState::Stopped(crate::store::chain(fatal)),
+            },
+        }
+    }
+
+    /// Asks for leadership to go to another voter; it may take some round trips, or not happen.
+    ///
+    /// Cancel safety: may be dropped at any time; the request may then be made or not.
+    ///
+    /// # Errors
+    /// [`ProposeError::NotLeader`], [`ProposeError::Stopped`].
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), ProposeError> {
+        if !self.is_leader() {
+            return Err(ProposeError::NotLeader { leader: self.leader() });
+        }
+        let asked = self.raft.trigger().transfer_leader(to.0).await;
+        asked.map_err(|fatal| ProposeError::Stopped(crate::store::chain(&fatal)))
+    }
+
+    /// Where leadership should be.
+    #[must_use]
+    pub fn home(&self) -> Option<NodeId> {
+        *lock(&self.home)
+    }
+}
+
+/// The data under each lock is valid after any single statement, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,389 @@
+//! All groups of a node.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use openraft::{Config, SnapshotPolicy};
+use openraft_rt::deterministic_rng::DeterministicRng;
+use openraft_rt_tokio::TokioRuntime;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use causeway_base::{Clock, NodeId, SiteName, VolumeId};
+use causeway_storage::disk::Disk;
+use causeway_storage::kv::Kv;
+
+use crate::coalesce::Coalescer;
+use crate::consensus::blocking::Blocking;
+use crate::consensus::log_store::LogStore;
+use crate::consensus::network::NetworkFactory;
+use crate::consensus::receive::Receiver;
+use crate::consensus::state_machine::StateMachine;
+use crate::consensus::types::Raft;
+use crate::error::{HandleError, StartError};
+use crate::group::Group;
+use crate::link::{PeerLink, PeerRequest};
+use crate::read_index::ReadIndex;
+use crate::status::Timing;
+use crate::store::{StateStore, chain};
+use crate::upkeep;
+use crate::wal::{Recovery, Wal, WalOptions, WalState, WalStats};
+
+/// What is kept beyond what is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Log entries kept behind the newest snapshot, so that a follower that was away is sent these and not the whole state.
+    pub log_entries: u64,
+    /// Bytes of log entries of a group above which fewer are kept.
+    pub log_bytes: u64,
+    /// Seqs whose states and changes can be read.
+    pub seqs: u64,
+}
+
+impl Default for Retention {
+    /// A group that writes 100 entries a second can be read at any moment of the last 16 minutes.
+    fn default() -> Self {
+        Self { log_entries: 10_000, log_bytes: 64 << 20, seqs: 100_000 }
+    }
+}
+
+/// What a node's groups stand on. [`GroupsConfig::new`] fills in what has a default.
+#[derive(Clone, Debug)]
+pub struct GroupsConfig {
+    /// This node.
+    pub node: NodeId,
+    /// Its site.
+    pub site: SiteName,
+    /// The disk of the log and of received snapshots.
+    pub disk: Arc<dyn Disk>,
+    /// The folder for both.
+    pub dir: PathBuf,
+    /// The store of the states; it has [`crate::store::STATE_SPACES`].
+    pub kv: Arc<dyn Kv>,
+    /// The way to the peers.
+    pub link: Arc<dyn PeerLink>,
+    /// Wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// Where all randomness comes from.
+    pub seed: u64,
+    /// Heartbeats and elections.
+    pub timing: Timing,
+    /// The log.
+    pub wal: WalOptions,
+    /// What is kept.
+    pub retention: Retention,
+    /// Blocking work in the caller's task and no threads: for deterministic simulation only.
+    pub inline: bool,
+}
+
+impl GroupsConfig {
+    /// With default timing, log and retention.
+    #[must_use]
+    #[allow(clippy::too_many_arguments)] // one each
+    pub fn new(
+        node: NodeId,
+        site: SiteName,
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        kv: Arc<dyn Kv>,
+        link: Arc<dyn PeerLink>,
+        clock: Arc<dyn Clock>,
+        seed: u64,
+    ) -> Self {
+        let (timing, retention) = (Timing::default(), Retention::default());
+        let wal = WalOptions { seed, ..WalOptions::default() };
+        Self { node, site, disk, dir, kv, link, clock, seed, timing, wal, retention, inline: false }
+    }
+}
+
+/// What a group is on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupSpec {
+    /// The nodes that vote, when the group is new.
+    pub voters: BTreeMap<NodeId, ()>,
+    /// Where leadership should be.
+    pub home: Option<NodeId>,
+    /// Whether to begin the group with `voters` if it is blank here. Every voter may do so, with the same voters.
+    pub bootstrap: bool,
+}
+
+/// The groups of a node: one log, one store, one upkeep.
+pub struct Groups {
+    pub(crate) config: GroupsConfig,
+    pub(crate) wal: Arc<Wal>,
+    pub(crate) states: Arc<StateStore>,
+    blocking: Blocking,
+    groups: Mutex<BTreeMap<VolumeId, Arc<Group>>>,
+    /// One start at a time.
+    pub(crate) starting: tokio::sync::Mutex<()>,
+    recovery: Recovery,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl fmt::Debug for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Groups").field("node", &self.config.node).finish_non_exhaustive()
+    }
+}
+
+impl Groups {
+    /// Opens log and states, and finishes what a crash interrupted. Groups run once started.
+    ///
+    /// Cancel safety: none; start-up only.
+    ///
+    /// # Errors
+    /// Any [`StartError`].
+    pub async fn open(mut config: GroupsConfig) -> Result<Arc<Self>, StartError> {
+        let blocking = if config.inline { Blocking::Inline } else { Blocking::Pool };
+        config.wal.threaded = !config.inline;
+        let opened = config.clone();
+        let open = move || {
+            let wal = Wal::open(Arc::clone(&opened.disk), &opened.dir.join("wal"), opened.wal);
+            let (wal, recovery) = wal.map_err(StartError::Wal)?;
+            let states = StateStore::open(opened.kv, opened.disk, &opened.dir.join("snapshots"));
+            Ok::<_, StartError>((wal, recovery, states.map_err(StartError::Store)?))
+        };
+        let (wal, recovery, states) = blocking.run(open).await?;
+        let groups = Arc::new(Self {
+            config,
+            wal: Arc::new(wal),
+            states,
+            blocking,
+            groups: Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
+            recovery,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        groups.tasks.spawn(Self::upkeep(Arc::downgrade(&groups), groups.stop.clone()));
+        Ok(groups)
+    }
+
+    /// Runs a group, also after a restart. Asked again it gives the running one, with the new home.
+    ///
+    /// Cancel safety: dropped before it returns, the group may run; ask again.
+    ///
+    /// # Errors
+    /// Any [`StartError`].
+    pub async fn start(&self, id: VolumeId, spec: GroupSpec) -> Result<Arc<Group>, StartError> {
+        let _one = self.starting.lock().await;
+        if let Some(group) = self.get(id) {
+            *group.home.lock().unwrap_or_else(PoisonError::into_inner) = spec.home;
+            return Ok(group);
+        }
+        if self.stop.is_cancelled() {
+            return Err(StartError::Config("the node shuts down".to_owned()));
+        }
+        let group = self.make(id, &spec).await?;
+        let raft_error = |reason: String| StartError::Raft { group: id, reason };
+        let blank = !group.raft.is_initialized().await.map_err(|error| raft_error(chain(&error)))?;
+        if spec.bootstrap && blank {
+            let voters: BTreeMap<u64, ()> = spec.voters.keys().map(|node| (node.0, ())).collect();
+            group.raft.initialize(voters).await.map_err(|error| raft_error(chain(&error)))?;
+        }
+        self.lock().insert(id, Arc::clone(&group));
+        Ok(group)
+    }
+
+    async fn make(&self, id: VolumeId, spec: &GroupSpec) -> Result<Arc<Group>, StartError> {
+        let config = self.raft_config(id, spec)?;
+        let states = Arc::clone(&self.states);
+        let store = self.blocking.run(move || states.group(id)).await.map_err(StartError::Store)?;
+        let log = self.wal.group(id);
+        let network = NetworkFactory {
+            link: Arc::clone(&self.config.link),
+            group: id,
+            node: self.config.node,
+            blocking: self.blocking,
+            stall: (self.config.timing.election_max * 4).max(Duration::from_secs(4)),
+        };
+        let machine = StateMachine::new(Arc::clone(&self.states), Arc::clone(&store), self.blocking);
+        let log_store = LogStore::new(log.clone(), self.blocking);
+        let seed = self.config.seed ^ self.config.node.0.rotate_left(32) ^ id.0;
+        let made = Raft::new(self.config.node.0, Arc::new(config), network, log_store, machine);
+        let made = DeterministicRng::<TokioRuntime>::scope(seed, Box::pin(made)).await;
+        let raft = made.map_err(|error| StartError::Raft { group: id, reason: chain(&error) })?;
+        let (coalescer, run) = Coalescer::new(raft.clone(), self.stop.clone());
+        self.tasks.spawn(run);
+        let receiver = Receiver {
+            group: id,
+            raft: raft.clone(),
+            store: Arc::clone(&store),
+            wal: Arc::clone(&self.wal),
+            blocking: self.blocking,
+            receiving: Arc::default(),
+            seed: seed.rotate_left(17),
+        };
+        Ok(Arc::new(Group {
+            id,
+            node: self.config.node,
+            read_index: ReadIndex::new(raft.clone()),
+            server: raft.server_metrics(),
+            store,
+            log,
+            wal: Arc::clone(&self.wal),
+            coalescer,
+            receiver,
+            home: Mutex::new(spec.home),
+            raft,
+        }))
+    }
+
+    fn raft_config(&self, id: VolumeId, spec: &GroupSpec) -> Result<Config, StartError> {
+        let Timing { heartbeat, election_min, election_max } = self.config.timing;
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        // Home stands first: its waits end before those of the others begin.
+        let middle = (election_min + election_max) / 2;
+        let (from, to) = match spec.home {
+            Some(home) if home == self.config.node => (election_min, middle),
+            Some(_) => (middle, election_max),
+            None => (election_min, election_max),
+        };
+        let config = Config {
+            cluster_name: id.to_string(),
+            heartbeat_interval: millis(heartbeat),
+            election_timeout_min: millis(from),
+            election_timeout_max: millis(to),
+            enable_pre_vote: Some(true),
+            // A restarted leader asks again: it may have missed an election.
+            enable_leader_restore: Some(false),
+            // Snapshots and purging go by bytes too: see upkeep.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX / 2,
+            // From the log as long as it has the entries.
+            replication_lag_threshold: u64::MAX / 2,
+            broadcast_submitted_on_append: Some(true),
+            backoff: "50ms 100ms 200ms ...1s".to_owned(),
+            ..Config::default()
+        };
+        config.validate().map_err(|error| StartError::Config(error.to_string()))
+    }
+
+    /// A running group.
+    #[must_use]
+    pub fn get(&self, id: VolumeId) -> Option<Arc<Group>> {
+        self.lock().get(&id).cloned()
+    }
+
+    /// All running groups.
+    #[must_use]
+    pub fn running(&self) -> Vec<Arc<Group>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Handles a peer's request; `from` is whom the link authenticated.
+    ///
+    /// Cancel safety: dropped, the request may be handled or not.
+    ///
+    /// # Errors
+    /// Any [`HandleError`]; it goes back to the peer.
+    pub async fn handle(&self, from: NodeId, request: PeerRequest) -> Result<Bytes, HandleError> {
+        let group = self.get(request.group).ok_or(HandleError::UnknownGroup(request.group))?;
+        group.receiver.handle(from, request.kind, request.payload).await
+    }
+
+    /// Handles a stream that a peer opened: its messages in, the answers out. Both end together.
+    ///
+    /// # Errors
+    /// Any [`HandleError`], at once or as the last answer; it goes back to the peer.
+    pub async fn handle_stream(
+        &self,
+        from: NodeId,
+        request: PeerRequest,
+        incoming: BoxStream<'static, Bytes>,
+    ) -> Result<BoxStream<'static, Result<Bytes, HandleError>>, HandleError> {
+        let group = self.get(request.group).ok_or(HandleError::UnknownGroup(request.group))?;
+        group.receiver.handle_stream(from, request.kind, request.payload, incoming).await
+    }
+
+    /// What was found when the log was opened.
+    #[must_use]
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// Whether the log takes entries.
+    #[must_use]
+    pub fn wal_state(&self) -> WalState {
+        self.wal.state()
+    }
+
+    /// Sizes and counts of the log.
+    #[must_use]
+    pub fn wal_stats(&self) -> WalStats {
+        self.wal.stats()
+    }
+
+    /// Stops all groups and makes everything durable. Proposals that wait end with an unknown outcome.
+    ///
+    /// Cancel safety: dropped, a part is stopped; call it again.
+    pub async fn shutdown(&self) {
+        let _one = self.starting.lock().await;
+        self.stop.cancel();
+        for group in self.running() {
+            if let Err(error) = group.raft.shutdown().await {
+                tracing::warn!(group = %group.id, %error, "a group did not stop in order");
+            }
+        }
+        self.lock().clear();
+        self.tasks.close();
+        self.tasks.wait().await;
+        let (states, wal) = (Arc::clone(&self.states), Arc::clone(&self.wal));
+        let persist = move || {
+            if let Err(error) = states.persist() {
+                tracing::warn!(error = chain(&error), "states were not made durable; the log has them");
+            }
+            wal.close();
+        };
+        self.blocking.run(persist).await;
+    }
+
+    async fn upkeep(groups: std::sync::Weak<Self>, stop: CancellationToken) {
+        let mut memories: BTreeMap<VolumeId, upkeep::Memory> = BTreeMap::new();
+        let mut round = 0_u64;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(upkeep::ROUND) => {}
+                () = stop.cancelled() => return,
+            }
+            let Some(groups) = groups.upgrade() else { return };
+            round += 1;
+            let steady = groups.config.timing.election_min;
+            for group in groups.running() {
+                let memory = memories.entry(group.id).or_default();
+                let work = group.upkeep(memory, &groups.config.retention, steady, groups.blocking);
+                tokio::select! {
+                    () = work => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+            if round.is_multiple_of(2) {
+                groups.states.expire_views();
+            }
+            if round.is_multiple_of(5) {
+                groups.persist().await;
+            }
+        }
+    }
+
+    /// Bounds what a power cut makes the next start apply again.
+    async fn persist(&self) {
+        if self.running().iter().all(|group| group.store.persisted() >= group.applied()) {
+            return;
+        }
+        let states = Arc::clone(&self.states);
+        if let Err(error) = self.blocking.run(move || states.persist()).await {
+            tracing::error!(error = chain(&error), "states were not made durable");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Arc<Group>>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,171 @@
+//! Replacing a group's state by a snapshot.
+//!
+//! The file is complete and durable first; then a mark names it; then the old state goes and the new one comes, batch by
+//! batch; the last batch removes the mark. A crash in between leaves the mark, and the next start does it again from the
+//! file. Memory is bounded by a batch.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use causeway_base::{Seq, VolumeId};
+use causeway_storage::disk::{DiskFile, Open};
+use causeway_storage::kv::{Batch, KvError, prefix_range};
+
+use super::layout::{
+    Meta, current_key, decode_install, encode_install, encode_meta, group_of, group_range, install_key, meta_key,
+    stamped,
+};
+use super::snapshot::{Checker, SnapshotBlocks, SnapshotHeader, Stamped};
+use super::{CHANGES, CURRENT, GroupStore, META, OLD, SnapshotFile, StateStore, StoreError, lock};
+
+/// Records deleted or put in one batch.
+const BATCH: usize = 4096;
+/// Largest block of a file; a larger length is damage.
+const BLOCK_BYTES_MAX: u32 = 4 << 20;
+
+impl GroupStore {
+    /// Replaces the state by that of the file, which goes afterwards. Views taken before stay as they are. Blocks the thread.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; after one the state is either the old one or its installation goes on at the next start.
+    pub fn install(&self, file: &SnapshotFile) -> Result<(), StoreError> {
+        // What readers get until the new state is whole.
+        drop(self.view()?);
+        let mut meta = lock(&self.meta);
+        let mut batch = Batch::new();
+        batch.put(META, install_key(self.id), encode_install(self.id, &file.name)?);
+        self.kv.write(batch).map_err(|source| self.kv_error(source))?;
+        self.kv.persist().map_err(|source| self.kv_error(source))?;
+        let installed = self.load(&file.name)?;
+        let seq = installed.seq();
+        *meta = installed;
+        drop(meta);
+        self.persisted.store(seq.0, std::sync::atomic::Ordering::Release);
+        self.applied.send_replace(seq);
+        *lock(&self.view) = None;
+        Ok(())
+    }
+
+    /// From the mark on.
+    fn load(&self, name: &str) -> Result<Meta, StoreError> {
+        for space in [CURRENT, OLD, CHANGES] {
+            self.clear(space)?;
+        }
+        let path = self.dir.join(name);
+        let io = |action, source| StoreError::Io { action, path: path.clone(), source };
+        let file = self.disk.open(&path, Open::Read).map_err(|error| io("open", error))?;
+        let mut reader = Reader { file, offset: 0, checker: Checker::default() };
+        let mut batch = Batch::new();
+        while !reader.checker.complete {
+            let records = reader.next(self.id, &path)?;
+            for (key, seq, value) in records {
+                batch.put(CURRENT, current_key(self.id, &key), stamped(seq, &value));
+            }
+            if batch.len() >= BATCH {
+                self.kv.write(std::mem::take(&mut batch)).map_err(|source| self.kv_error(source))?;
+            }
+        }
+        let header = reader.checker.header.ok_or_else(|| self.damaged("its snapshot has no header"))?;
+        let meta = Meta {
+            applied: Some(header.applied),
+            membership: header.membership,
+            digest: header.digest,
+            records: header.records,
+            oldest: Seq(header.applied.index),
+        };
+        batch.put(META, meta_key(self.id), encode_meta(self.id, &meta)?);
+        batch.delete(META, install_key(self.id));
+        self.kv.write(batch).map_err(|source| self.kv_error(source))?;
+        self.kv.persist().map_err(|source| self.kv_error(source))?;
+        self.disk.remove(&path).map_err(|error| io("remove", error))?;
+        self.disk.sync_dir(&self.dir).map_err(|error| io("sync the folder of", error))?;
+        Ok(meta)
+    }
+
+    fn clear(&self, space: causeway_storage::kv::Space) -> Result<(), StoreError> {
+        loop {
+            let mut batch = Batch::new();
+            for entry in self.kv.scan(space, group_range(self.id), false).take(BATCH) {
+                let (key, _) = entry.map_err(|source| self.kv_error(source))?;
+                batch.delete(space, key);
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.kv.write(batch).map_err(|source| self.kv_error(source))?;
+        }
+    }
+
+    /// Makes a snapshot file of records given in key order, all written by the header's seq at the latest.
+    ///
+    /// # Errors
+    /// [`StoreError::Snapshot`] if they are not what the header says.
+    pub fn snapshot_of(
+        &self,
+        header: SnapshotHeader,
+        records: impl Iterator<Item = Result<Stamped, StoreError>> + Send + 'static,
+    ) -> Result<SnapshotFile, StoreError> {
+        let mut receiver = self.receive_snapshot()?;
+        for block in SnapshotBlocks::from_records(header, records) {
+            receiver.push(&block?)?;
+        }
+        receiver.finish()
+    }
+}
+
+#[derive(Debug)]
+struct Reader {
+    file: Arc<dyn DiskFile>,
+    offset: u64,
+    checker: Checker,
+}
+
+impl Reader {
+    fn next(&mut self, group: VolumeId, path: &Path) -> Result<Vec<Stamped>, StoreError> {
+        let io = |source| StoreError::Io { action: "read", path: path.to_owned(), source };
+        let damaged = |reason: String| StoreError::Damaged { group, reason: format!("{}: {reason}", path.display()) };
+        let mut len = [0; 4];
+        self.file.read_exact_at(&mut len, self.offset).map_err(io)?;
+        let len = u32::from_le_bytes(len);
+        if len > BLOCK_BYTES_MAX {
+            return Err(damaged(format!("a block of {len} bytes")));
+        }
+        let mut block = vec![0; len as usize];
+        self.file.read_exact_at(&mut block, self.offset + 4).map_err(io)?;
+        self.offset += 4 + u64::from(len);
+        self.checker.check(&block).map_err(damaged)
+    }
+}
+
+impl StateStore {
+    /// Finishes what a crash interrupted.
+    pub(super) fn finish_installs(self: &Arc<Self>) -> Result<(), StoreError> {
+        let kv = |source: KvError| StoreError::Kv { group: VolumeId::ROOT, source };
+        let marks: Result<Vec<_>, _> = self
+            .kv
+            .scan(META, prefix_range(b""), false)
+            .filter(|entry| entry.as_ref().map_or(true, |(key, _)| key.get(8..) == Some(b"i")))
+            .collect();
+        for (key, sealed) in marks.map_err(kv)? {
+            let Some(id) = group_of(&key) else { continue };
+            let name = decode_install(id, &sealed)?;
+            tracing::warn!(group = %id, file = name, "a snapshot was being installed: doing it again");
+            GroupStore::open(self, id)?.load(&name)?;
+        }
+        Ok(())
+    }
+
+    /// Removes snapshots that no mark names: they were received and not installed.
+    pub(super) fn remove_partial_snapshots(&self) -> Result<(), StoreError> {
+        let dir = self.snapshot_dir();
+        let io = |action, path: &Path, source| StoreError::Io { action, path: path.to_owned(), source };
+        for name in self.disk.list(dir).map_err(|error| io("list", dir, error))? {
+            let is_ours = name.to_str().is_some_and(|name| name.ends_with(".snap") || name.ends_with(".snap.part"));
+            if is_ours {
+                let path = dir.join(&name);
+                self.disk.remove(&path).map_err(|error| io("remove", &path, error))?;
+            }
+        }
+        Ok(())
+    }
+}

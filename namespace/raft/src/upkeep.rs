@@ -1,0 +1,117 @@
+//! What a node does for its groups beside serving them: snapshots and purging of the log, pruning of old versions,
+//! leadership back to home.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
+
+use causeway_base::{NodeId, Seq};
+
+use crate::consensus::blocking::Blocking;
+use crate::group::Group;
+use crate::groups::Retention;
+use crate::store::chain;
+
+/// Between two rounds.
+pub(crate) const ROUND: Duration = Duration::from_secs(1);
+/// Rounds in a row in which home must be healthy and caught up before leadership goes there.
+const HOME_STEADY: u32 = 3;
+/// Rounds before it is tried again.
+const HOME_AGAIN: u32 = 10;
+/// Entries that home may be behind when leadership goes there; the transfer waits for the rest.
+const HOME_LAG: u64 = 64;
+/// Changed seqs pruned at once; applying waits no longer than for these.
+const PRUNE_STEP: usize = 64;
+/// Time for pruning one group in one round.
+const PRUNE_TIME: Duration = Duration::from_millis(100);
+
+/// What is remembered of a group between rounds.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    home_steady: u32,
+    home_wait: u32,
+    /// The log's length at which a snapshot was last asked for.
+    snapshot_asked: Seq,
+}
+
+impl Group {
+    /// One round.
+    pub(crate) async fn upkeep(&self, memory: &mut Memory, keep: &Retention, steady: Duration, blocking: Blocking) {
+        self.compact(memory, keep).await;
+        self.prune(keep, blocking).await;
+        self.go_home(memory, steady).await;
+    }
+
+    /// A snapshot costs a sync of the store; then the log may give up what it holds twice.
+    async fn compact(&self, memory: &mut Memory, keep: &Retention) {
+        let range = self.log.range();
+        let too_many = range.end - range.start > keep.log_entries.saturating_mul(2);
+        let too_large = self.log.bytes() > keep.log_bytes;
+        if !too_many && !too_large {
+            return;
+        }
+        let snapshot = self.raft.metrics().borrow_watched().snapshot.map_or(0, |id| id.index);
+        let kept = if too_large { keep.log_entries / 8 } else { keep.log_entries };
+        let upto = self.applied().0.saturating_sub(kept);
+        if snapshot >= upto && upto > range.start {
+            if let Err(fatal) = self.raft.trigger().purge_log(upto).await {
+                tracing::debug!(group = %self.id, error = chain(&fatal), "the log was not purged");
+            }
+        } else if memory.snapshot_asked < self.applied() {
+            memory.snapshot_asked = self.applied();
+            if let Err(fatal) = self.raft.trigger().snapshot().await {
+                tracing::debug!(group = %self.id, error = chain(&fatal), "no snapshot was made");
+            }
+        }
+    }
+
+    async fn prune(&self, keep: &Retention, blocking: Blocking) {
+        let floor = Seq(self.applied().0.saturating_sub(keep.seqs));
+        // Not for every single seq.
+        if floor.0 <= self.store.meta().oldest.0.saturating_add(keep.seqs / 64) {
+            return;
+        }
+        let store = Arc::clone(&self.store);
+        let work = move || {
+            let start = std::time::Instant::now();
+            while store.prune(floor, PRUNE_STEP)? && start.elapsed() < PRUNE_TIME {}
+            Ok::<(), crate::store::StoreError>(())
+        };
+        if let Err(error) = blocking.run(work).await {
+            tracing::warn!(group = %self.id, error = chain(&error), "old versions were not pruned");
+        }
+    }
+
+    async fn go_home(&self, memory: &mut Memory, steady: Duration) {
+        memory.home_wait = memory.home_wait.saturating_sub(1);
+        let Some(home) = self.home().filter(|home| *home != self.node) else { return };
+        if !self.is_leader() || !self.is_caught_up(home, steady) {
+            memory.home_steady = 0;
+            return;
+        }
+        memory.home_steady += 1;
+        if memory.home_steady >= HOME_STEADY && memory.home_wait == 0 {
+            tracing::info!(group = %self.id, %home, "leadership goes home");
+            memory.home_steady = 0;
+            memory.home_wait = HOME_AGAIN;
+            if let Err(error) = self.transfer_leader(home).await {
+                tracing::debug!(group = %self.id, %error, "leadership stayed");
+            }
+        }
+    }
+
+    /// Whether a voter answers, and has nearly all of the log.
+    fn is_caught_up(&self, node: NodeId, steady: Duration) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let is_voter = metrics.membership_config.voter_ids().any(|id| id == node.0);
+        let matched = metrics.replication.as_ref().and_then(|all| all.get(&node.0)).and_then(|id| *id);
+        let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(&node.0)).and_then(|at| *at);
+        let last = metrics.last_log_index.unwrap_or(0);
+        is_voter
+            && matched.is_some_and(|id| id.index + HOME_LAG >= last)
+            && heard.is_some_and(|at| at.elapsed() < steady)
+    }
+}

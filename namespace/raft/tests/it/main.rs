@@ -1,0 +1,5 @@
+//! Groups on several nodes of one process.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod basics;
+mod cluster;
