@@ -25,8 +25,8 @@ for (let attempt = 0; ; attempt++) {
     console.error(`${response.status} ${await response.text()}`);
     process.exit(1);
   } catch (error) {
-    // Not listening yet.
-    if (attempt >= 100) throw error;
+    // Not listening yet; it may take a minute on a busy machine.
+    if (attempt >= 900) throw error;
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
 }
