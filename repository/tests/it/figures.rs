@@ -25,12 +25,12 @@ fn inode(n: u64, version: u64) -> Inode {
     blake3::Hasher::new().update(&n.to_le_bytes()).update(&version.to_le_bytes()).finalize_xof().fill(&mut root);
     let origin: SiteName = "zurich".parse().unwrap();
     let content = Content::Manifest(ManifestRef { size: 100_000, root: root.into(), origin });
-    Inode { attr: attr(), nlink: 1, version: Seq(version), body: Body::File(content), xattrs: Vec::new() }
+    Inode { attr: attr(), nlink: 1, version: Seq(version), body: Body::File(content), xattrs: Vec::new(), quota: None }
 }
 
 fn directory(parent: Ino, entries: u64) -> Inode {
     let body = Body::Directory { parent, entries, name: Bytes::new() };
-    Inode { attr: attr(), nlink: 1, version: Seq(1), body, xattrs: Vec::new() }
+    Inode { attr: attr(), nlink: 1, version: Seq(1), body, xattrs: Vec::new(), quota: None }
 }
 
 /// A tree as an import would make it: folders of 100 files under the top, inodes numbered as they come.
