@@ -117,7 +117,7 @@ pub struct Groups {
     pub(crate) config: GroupsConfig,
     pub(crate) wal: Arc<Wal>,
     pub(crate) states: Arc<StateStore>,
-    blocking: Blocking,
+    pub(crate) blocking: Blocking,
     groups: Mutex<BTreeMap<VolumeId, Arc<Group>>>,
     /// One start at a time.
     pub(crate) starting: tokio::sync::Mutex<()>,

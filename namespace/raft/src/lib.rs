@@ -16,6 +16,7 @@ mod groups;
 pub mod link;
 pub mod memory_link;
 mod read_index;
+mod seed;
 pub mod status;
 pub mod store;
 mod upkeep;
@@ -25,5 +26,6 @@ pub use error::{HandleError, ProposeError, ReadIndexError, StartError, WaitError
 pub use group::Group;
 pub use groups::{GroupSpec, Groups, GroupsConfig, Retention};
 pub use link::{LinkError, PeerLink, PeerRequest};
+pub use seed::{Seed, SeedError};
 pub use status::{GroupState, GroupStatus, Proposed, Timing};
 pub use store::{STATE_SPACES, StateStore, StateView};

@@ -65,12 +65,13 @@ impl GroupStore {
                 self.kv.write(std::mem::take(&mut batch)).map_err(|source| self.kv_error(source))?;
             }
         }
+        let records = reader.checker.records;
         let header = reader.checker.header.ok_or_else(|| self.damaged("its snapshot has no header"))?;
         let meta = Meta {
             applied: Some(header.applied),
             membership: header.membership,
             digest: header.digest,
-            records: header.records,
+            records,
             oldest: Seq(header.applied.index),
         };
         batch.put(META, meta_key(self.id), encode_meta(self.id, &meta)?);

@@ -34,13 +34,17 @@ impl Cluster {
     }
 
     pub(crate) async fn with(size: u64, home: Option<NodeId>, retention: Retention) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let net = MemoryNet::default();
-        let mut cluster = Self { dir, net, nodes: BTreeMap::new(), size, home, retention };
+        let mut cluster = Self { home, retention, ..Self::stopped(size) };
         for node in cluster.ids() {
             cluster.start(node).await;
         }
         cluster
+    }
+
+    /// Nodes that do not run yet.
+    pub(crate) fn stopped(size: u64) -> Self {
+        let (dir, net) = (tempfile::tempdir().unwrap(), MemoryNet::default());
+        Self { dir, net, nodes: BTreeMap::new(), size, home: None, retention: Retention::default() }
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
