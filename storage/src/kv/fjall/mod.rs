@@ -320,7 +320,8 @@ impl Kv for FjallKv {
         }
         // Whatever was written while waiting for the lock is covered too.
         let covered = self.written.load(Ordering::Acquire);
-        self.database.persist(PersistMode::SyncAll).map_err(|error| self.shared.fail(error))?;
+        // Enough for the contents and what finds them; the times of the file are not worth a commit of the file system.
+        self.database.persist(PersistMode::SyncData).map_err(|error| self.shared.fail(error))?;
         self.mark.set(covered);
         *persisted = Some(covered);
         Ok(())
