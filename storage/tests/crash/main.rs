@@ -19,7 +19,7 @@ fn a_killed_process_loses_no_batch_and_no_half() {
     let mut before = 0;
     for kill in 0..KILLS {
         let mut writer = Writer::start(Engine::Fjall, root.path());
-        writer.wait_for_batches(before + 40 + kill * 137);
+        writer.wait_for_batches(before + 40 + kill * 61);
         let said = writer.kill();
         let found = check(root.path());
         // Handed to the operating system, which lives on.
