@@ -101,7 +101,9 @@ impl Inode {
             1 => Fate::Everything,
             _ => Fate::Sectors,
         };
-        let last_sector = self.durable.sectors().max(self.now.sectors());
+        // A cut reaches what was written beyond it before, also where nothing is any more.
+        let written = self.lengths().max().unwrap_or_default().div_ceil(SECTOR);
+        let last_sector = self.durable.sectors().max(written);
         let mut touching: BTreeMap<u64, u32> = BTreeMap::new();
         for change in &self.pending {
             for sector in change.sectors(last_sector) {
