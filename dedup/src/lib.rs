@@ -8,7 +8,9 @@
 pub mod chunk;
 pub mod chunker;
 pub mod manifest;
+pub mod pipeline;
 pub mod realm;
+pub mod sparse;
 pub mod store;
 
 pub use chunk::{CHUNK_BYTES_MAX, ChunkError, Codec, EncodedChunk};
