@@ -53,58 +53,57 @@ const SAMPLE_PIECE_BYTES: usize = 2 << 10;
 /// Level for the sample.
 const SAMPLE_LEVEL: i32 = 1;
 
+/// A zstd context and where it writes.
 struct Encoder {
     zstd: Compressor<'static>,
     /// Level set last; setting it again would reset the context's tables.
     level: i32,
-    sample: Vec<u8>,
     output: Vec<u8>,
 }
 
 thread_local! {
     static ENCODER: RefCell<Option<Encoder>> = const { RefCell::new(None) };
+    /// A context of its own: changing levels back and forth costs more than the sample.
+    static SAMPLER: RefCell<Option<Encoder>> = const { RefCell::new(None) };
     static DECODER: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
 /// The zstd frame of `plain`, or `None` if that saves less than one part in 128: decoding is not worth it.
 pub(super) fn compress(plain: &[u8], level: i32) -> Option<Bytes> {
+    if plain.len() > SAMPLED_ABOVE_BYTES && !sample_shrinks(plain) {
+        return None;
+    }
     ENCODER.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            let zstd = Compressor::new(level).ok()?;
-            *slot = Some(Encoder { zstd, level, sample: Vec::new(), output: Vec::new() });
-        }
-        let encoder = slot.as_mut()?;
-        if plain.len() > SAMPLED_ABOVE_BYTES && !encoder.sample_shrinks(plain) {
-            return None;
-        }
-        let len = encoder.compress(plain, level)?;
+        let encoder = Encoder::in_slot(slot, level)?;
+        let len = encoder.compress(plain)?;
         (len < plain.len() - plain.len() / 128).then(|| Bytes::copy_from_slice(&encoder.output[..len]))
     })
 }
 
+/// Whether compressing a sample saves at least one part in 64.
+fn sample_shrinks(plain: &[u8]) -> bool {
+    let mut sample = [0; SAMPLE_PIECES * SAMPLE_PIECE_BYTES];
+    let step = (plain.len() - SAMPLE_PIECE_BYTES) / (SAMPLE_PIECES - 1);
+    for (piece, into) in sample.chunks_exact_mut(SAMPLE_PIECE_BYTES).enumerate() {
+        into.copy_from_slice(&plain[piece * step..][..SAMPLE_PIECE_BYTES]);
+    }
+    let len = SAMPLER.with_borrow_mut(|slot| Encoder::in_slot(slot, SAMPLE_LEVEL)?.compress(&sample));
+    len.is_some_and(|len| len < sample.len() - sample.len() / 64)
+}
+
 impl Encoder {
-    /// Whether compressing a sample saves at least one part in 64.
-    fn sample_shrinks(&mut self, plain: &[u8]) -> bool {
-        let mut sample = std::mem::take(&mut self.sample);
-        sample.clear();
-        let step = (plain.len() - SAMPLE_PIECE_BYTES) / (SAMPLE_PIECES - 1);
-        for piece in 0..SAMPLE_PIECES {
-            sample.extend_from_slice(&plain[piece * step..][..SAMPLE_PIECE_BYTES]);
+    /// The thread's encoder, set to `level`. `None` if zstd fails, which only a lack of memory causes.
+    fn in_slot(slot: &mut Option<Self>, level: i32) -> Option<&mut Self> {
+        if slot.as_ref().is_none_or(|encoder| encoder.level != level) {
+            *slot = Some(Self { zstd: Compressor::new(level).ok()?, level, output: Vec::new() });
         }
-        let shrinks = self.compress(&sample, SAMPLE_LEVEL).is_some_and(|len| len < sample.len() - sample.len() / 64);
-        self.sample = sample;
-        shrinks
+        slot.as_mut()
     }
 
-    /// Compresses into `output` and gives the length. `None` if zstd fails, which only a bad level or no memory causes.
-    fn compress(&mut self, plain: &[u8], level: i32) -> Option<usize> {
-        if self.level != level {
-            self.zstd.set_compression_level(level).ok()?;
-            self.level = level;
-        }
-        let bound = zstd::zstd_safe::compress_bound(plain.len());
+    /// Compresses into `output` and gives the length.
+    fn compress(&mut self, plain: &[u8]) -> Option<usize> {
         self.output.clear();
-        self.output.reserve(bound);
+        self.output.reserve(zstd::zstd_safe::compress_bound(plain.len()));
         self.zstd.compress_to_buffer(plain, &mut self.output).ok()
     }
 }
