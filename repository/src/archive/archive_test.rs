@@ -173,6 +173,42 @@ async fn the_index_is_made_anew_from_packs_and_damage_is_named() {
     assert_eq!(blind.rebuild_index().await.unwrap().1, [path]);
 }
 
+#[tokio::test]
+async fn a_writer_that_dies_at_any_request_leaves_garbage_that_is_swept_and_no_harm() {
+    let mut outcomes = std::collections::BTreeSet::new();
+    for dies_after in 0..12 {
+        let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let honest = archive(Arc::clone(&memory), IndexMode::Loaded, options()).await;
+        let held = chunks(&mut StdRng::seed_from_u64(1), 20);
+        honest.put_chunks(iter(&held)).await.unwrap();
+        let packs = honest.repository().store.list(names::PACKS, usize::MAX).await.unwrap().len();
+
+        let faulty = FaultyStore::new(memory, FaultPlan::default(), 1);
+        let once = RepositoryOptions { attempts: 1, concurrency: 1, seed: Some(9), ..options() };
+        let dying = archive(Arc::new(faulty.clone()), IndexMode::Loaded, once).await;
+        faulty.die_after(dies_after);
+        let new = chunks(&mut StdRng::seed_from_u64(2), 40);
+        let died = dying.put_chunks(iter(&new)).await;
+
+        assert_eq!(honest.sweep(Duration::ZERO).await.unwrap(), Swept::default(), "younger than the floor");
+        let swept = honest.sweep_with_floor(Duration::ZERO, Duration::ZERO).await.unwrap();
+        assert_holds(&honest, &held).await;
+        let left = honest.repository().store.list(names::PACKS, usize::MAX).await.unwrap().len();
+        match died {
+            Ok(_) => {
+                assert_eq!(swept, Swept::default());
+                assert_holds(&honest, &new).await;
+            }
+            Err(_) => assert_eq!(left, packs, "what the dead one put is gone"),
+        }
+        outcomes.insert((died.is_ok(), swept.packs));
+    }
+    assert!(
+        outcomes.contains(&(false, 0)) && outcomes.contains(&(false, 2)) && outcomes.contains(&(true, 0)),
+        "{outcomes:?}"
+    );
+}
+
 async fn archive_through_faults(seed: u64) -> u64 {
     let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let honest = archive(Arc::clone(&memory), IndexMode::Loaded, options()).await;

@@ -61,7 +61,7 @@ impl ChunkArchive {
     }
 
     /// All entries of an index object, from the store.
-    async fn entries(&self, part: &Part) -> Result<Vec<(ChunkId, Place)>, Error> {
+    pub(super) async fn entries(&self, part: &Part) -> Result<Vec<(ChunkId, Place)>, Error> {
         let path = names::index(part.name);
         let object = self.repository.store.get_range(&path, 0..part.bytes).await?;
         let object = object.ok_or_else(|| Error::Missing { path: path.clone() })?;

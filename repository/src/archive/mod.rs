@@ -9,6 +9,7 @@ mod index;
 mod merge;
 mod pack;
 mod put;
+mod sweep;
 
 #[cfg(test)]
 mod archive_test;
@@ -22,6 +23,7 @@ use crate::repository::Repository;
 
 use index::{Index, Located};
 pub use put::{ChunkIter, PutReport};
+pub use sweep::Swept;
 
 /// How much of the chunk index is read ahead of need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,12 +6,14 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use causeway_base::ChunkId;
 use causeway_dedup::{CHUNK_BYTES_MAX, EncodedChunk};
 
 use super::ChunkArchive;
 use super::pack::{BuiltPack, PackBuilder, Place};
+use super::sweep::PUT_TIME_MAX;
 use crate::error::Error;
 use crate::names;
 use crate::run::{RunKind, write_run};
@@ -48,6 +50,7 @@ impl ChunkArchive {
     /// [`Error::Source`] if the iterator fails or a chunk is too large; the store's. Of the chunks none, some or all are
     /// archived then; the call can be repeated.
     pub async fn put_chunks(&self, chunks: ChunkIter) -> Result<PutReport, Error> {
+        let started = Instant::now();
         let (sender, receiver) = mpsc::channel(1);
         let archive = self.clone();
         let handle = Handle::current();
@@ -84,6 +87,10 @@ impl ChunkArchive {
         report.known_chunks = packing.await.map_err(|error| Error::Task(error.to_string()))??;
         report.new_chunks = entries.len() as u64;
         report.raw_bytes = entries.values().map(|place| u64::from(place.raw_len)).sum();
+        if started.elapsed() >= PUT_TIME_MAX {
+            // Its packs may be swept before the index names them.
+            return Err(Error::Deadline { op: "put", path: names::INDEX.to_owned(), after: PUT_TIME_MAX });
+        }
         report.stored_bytes += self.put_index(entries.into_iter().collect()).await?;
         Ok(report)
     }
