@@ -123,6 +123,8 @@ impl GroupStore {
         batch.put(META, meta_key(self.id), encode_meta(self.id, &pruned)?);
         self.kv.write(batch).map_err(|source| self.kv_error(source))?;
         *meta = pruned;
+        // The next view knows that it cannot see as far.
+        *lock(&self.view) = None;
         Ok(reached < floor)
     }
 }
