@@ -154,6 +154,11 @@ fn compare(model: &Model, records: &MemoryRecords) {
     let seen: Vec<_> = walked.iter().map(|entry| (entry.path.clone(), entry.entry.ino.0)).collect();
     let expected: Vec<_> = tree.paths.iter().skip(1).map(|(path, ino)| (join(path), *ino)).collect();
     assert_eq!(seen, expected);
+    for (index, entry) in walked.iter().enumerate().step_by(3) {
+        let rest = query::Walk::resume(records, Ino::ROOT, &entry.path).unwrap();
+        let rest: Vec<_> = rest.map(|entry| entry.unwrap()).collect();
+        assert_eq!(rest, walked[index + 1..], "after {:?}", entry.path);
+    }
     let paths: Vec<Bytes> = tree.paths.keys().map(|path| join(path)).filter(|path| path.len() <= 4096).collect();
     let looked_up = query::lookup_many(records, &paths).unwrap();
     for (path, found) in paths.iter().zip(looked_up) {

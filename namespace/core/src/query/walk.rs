@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use causeway_base::Ino;
 
-use super::tree::{list, referred};
+use super::tree::{list, lookup, referred};
 use crate::command::ListEntry;
 use crate::inode::{FileKind, Inode};
 use crate::records::{ReadError, Records};
@@ -55,6 +55,30 @@ impl<'a> Walk<'a> {
         let mut walk = Self { records, path: Vec::new(), levels: Vec::new() };
         walk.descend(dir);
         walk
+    }
+
+    /// Starts below `dir` as [`Walk::new`] does, after the entry whose path was `after`: what a walk cut off there would
+    /// have come by next. The entry need not be there any more.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn resume(records: &'a dyn Records, dir: Ino, after: &[u8]) -> Result<Self, ReadError> {
+        let mut walk = Self::new(records, dir);
+        let mut at = dir;
+        for name in after.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            let Some(level) = walk.levels.last_mut() else { break };
+            level.after = Some(Bytes::copy_from_slice(name));
+            match lookup(records, at, name)? {
+                Some(entry) if entry.kind == FileKind::Directory => at = entry.ino,
+                _ => break,
+            }
+            if !walk.path.is_empty() {
+                walk.path.push(b'/');
+            }
+            walk.path.extend_from_slice(name);
+            walk.descend(at);
+        }
+        Ok(walk)
     }
 
     fn descend(&mut self, dir: Ino) {
