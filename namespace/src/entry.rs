@@ -95,3 +95,20 @@ pub struct VolumeReport {
     /// Its leader, if known.
     pub leader: Option<NodeId>,
 }
+
+impl Entry {
+    /// About how many bytes it takes in a message.
+    pub(crate) fn bytes(&self) -> usize {
+        use causeway_namespace_core::inode::{Body, Content};
+        let inode = self.inode.as_ref().map_or(0, |inode| {
+            let body = match &inode.body {
+                Body::File(Content::Inline(bytes)) | Body::Symlink(bytes) => bytes.len(),
+                Body::File(Content::Manifest(manifest)) => manifest.root.len() + 64,
+                Body::Directory { name, .. } => name.len(),
+            };
+            let xattrs: usize = inode.xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+            64 + body + xattrs
+        });
+        self.name.len() + 24 + inode
+    }
+}

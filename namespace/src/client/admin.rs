@@ -155,7 +155,7 @@ impl NamespaceClient {
     ) -> Result<SyncWaited, ClientError> {
         let what = format!("wait for {volume} to be in sync");
         let target = Some(target.clone().into_wire());
-        let message = v1::SyncWaitRequest { volume: volume.0, seq: seq.0, target };
+        let message = v1::SyncWaitRequest { volume: volume.0, seq: seq.0, target, own_only: false };
         let attempt = |node: Node, limit: Duration| {
             // The server answers shortly before this ends.
             let request = self.request(message.clone(), limit.min(left.max(Duration::from_millis(100))));

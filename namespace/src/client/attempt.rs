@@ -6,14 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use causeway_base::RetryClass;
-use causeway_proto::{PROTOCOL_VERSION, metadata};
 use rand::Rng;
 use tokio::time::Instant;
-use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 use super::error::Failure;
 use super::{ClientError, NamespaceClient, Node};
+use crate::rpc;
 use crate::wire::WireError;
 
 /// Longest pause between two attempts.
@@ -120,12 +119,14 @@ impl NamespaceClient {
     /// A message with the metadata that every call carries.
     pub(super) fn request<T>(&self, message: T, limit: Duration) -> Request<T> {
         let mut request = Request::new(message);
-        request.set_timeout(limit);
-        let cluster = self.shared.config.cluster.to_string();
-        if let Ok(cluster) = MetadataValue::try_from(cluster) {
-            request.metadata_mut().insert(metadata::CLUSTER_ID, cluster);
-        }
-        request.metadata_mut().insert(metadata::PROTOCOL, PROTOCOL_VERSION.into());
+        rpc::stamp(&mut request, self.shared.config.cluster, Some(limit));
+        request
+    }
+
+    /// As [`Self::request`] without a deadline: for a stream, whose whole life it would bound.
+    pub(super) fn stream_request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        rpc::stamp(&mut request, self.shared.config.cluster, None);
         request
     }
 }

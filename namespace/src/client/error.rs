@@ -5,8 +5,9 @@ use std::time::Duration;
 use causeway_base::RetryClass;
 use causeway_namespace_core::command::Refusal;
 use causeway_proto::metadata;
-use causeway_transport::grpc::ConnectFailed;
-use tonic::{Code, Status};
+use tonic::Status;
+
+use crate::rpc;
 
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +68,26 @@ pub enum ClientError {
         /// For how long it was tried.
         waited: Duration,
     },
+    /// `EXDEV`: the two paths lie in different volumes, between which nothing is renamed, as between mounts.
+    #[error("rename {from} to {to}: they lie in different volumes ({from_volume:?}, {to_volume:?}); copy, then remove")]
+    CrossVolume {
+        /// The path renamed.
+        from: String,
+        /// The path it should have.
+        to: String,
+        /// The volume of the one.
+        from_volume: String,
+        /// The volume of the other.
+        to_volume: String,
+    },
+    /// An absolute path that lies in no volume.
+    #[error("{what}: {path} is in no volume; list / to see what is mounted where")]
+    NoVolume {
+        /// What was asked.
+        what: String,
+        /// The path.
+        path: String,
+    },
     /// Stored state on the node is damaged; a person must look.
     #[error("{what}: {node} is damaged: {message}")]
     Damaged {
@@ -97,9 +118,12 @@ impl ClientError {
     #[must_use]
     pub const fn retry_class(&self) -> RetryClass {
         match self {
-            Self::Refused { .. } | Self::Rejected { .. } | Self::BadAnswer { .. } | Self::Config(_) => {
-                RetryClass::Refused
-            }
+            Self::Refused { .. }
+            | Self::Rejected { .. }
+            | Self::CrossVolume { .. }
+            | Self::NoVolume { .. }
+            | Self::BadAnswer { .. }
+            | Self::Config(_) => RetryClass::Refused,
             Self::ContentMissing { .. } | Self::Unavailable { .. } => RetryClass::Transient,
             Self::Unknown { .. } => RetryClass::Unknown,
             Self::Damaged { .. } => RetryClass::Damaged,
@@ -128,16 +152,13 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn of(status: &Status, node: &str) -> Self {
-        let text = |name: &str| {
-            let value = status.metadata().get(name).and_then(|value| value.to_str().ok());
-            value.unwrap_or_default().chars().take(256).collect::<String>()
-        };
+        let map = status.metadata();
         Self {
-            class: class_of(status, &text(metadata::RETRY)),
+            class: rpc::class_of(status),
             node: node.to_owned(),
-            reason: text(metadata::REASON),
-            message: message_of(status),
-            missing: text(metadata::MISSING).parse().ok(),
+            reason: rpc::text(map, metadata::REASON),
+            message: rpc::message_of(status),
+            missing: rpc::text(map, metadata::MISSING).parse().ok(),
         }
     }
 
@@ -160,61 +181,4 @@ impl Failure {
             (_, None) => ClientError::Unavailable { what, node, message, waited },
         }
     }
-}
-
-fn class_of(status: &Status, told: &str) -> RetryClass {
-    match told {
-        "refused" => return RetryClass::Refused,
-        "transient" => return RetryClass::Transient,
-        "unknown" => return RetryClass::Unknown,
-        "damaged" => return RetryClass::Damaged,
-        _ => {}
-    }
-    // Not from a handler: from the connection, or from the gRPC library of either side.
-    if let Some(failed) = connect_failed(status) {
-        return match failed {
-            ConnectFailed::Unreachable { .. } => RetryClass::Transient,
-            // Whom we do not trust, or who does not trust us: no retry changes that, another node may.
-            _ => RetryClass::Refused,
-        };
-    }
-    match status.code() {
-        Code::Unauthenticated
-        | Code::PermissionDenied
-        | Code::InvalidArgument
-        | Code::Unimplemented
-        | Code::OutOfRange
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::FailedPrecondition => RetryClass::Refused,
-        Code::ResourceExhausted => RetryClass::Transient,
-        Code::DataLoss => RetryClass::Damaged,
-        _ => RetryClass::Unknown,
-    }
-}
-
-/// The connector's error in the chain of sources, if the request never left.
-fn connect_failed(status: &Status) -> Option<&ConnectFailed> {
-    sources(status).find_map(|source| source.downcast_ref::<ConnectFailed>())
-}
-
-/// The status' own message and those of its sources, which the gRPC library does not repeat in it.
-fn message_of(status: &Status) -> String {
-    match connect_failed(status) {
-        Some(failed) => {
-            let mut text = failed.to_string();
-            let mut next = std::error::Error::source(failed);
-            while let Some(source) = next {
-                text = format!("{text}: {source}");
-                next = source.source();
-            }
-            text
-        }
-        None if status.message().is_empty() => format!("{:?}", status.code()),
-        None => status.message().to_owned(),
-    }
-}
-
-fn sources(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    std::iter::successors(std::error::Error::source(status), |error| error.source())
 }

@@ -1,14 +1,14 @@
 //! Batches, at most once.
 
-use causeway_base::{Seq, VolumeId};
-use causeway_namespace_core::command::{Op, OpDone, Refusal, SessionId};
+use causeway_base::{Ino, Seq, VolumeId};
+use causeway_namespace_core::command::{At, Op, OpDone, Refusal, SessionId};
 use causeway_proto::v1;
 
-use super::attempt::{Call, bad_answer};
+use super::attempt::{Call, bad_answer, shown};
 use super::error::Failure;
 use super::sessions::{Session, Ticket};
 use super::{ClientError, NamespaceClient, Node};
-use crate::entry::Mutated;
+use crate::entry::{Mutated, Place};
 use crate::wire::{self, Wire, WireError};
 
 /// A batch with its session and number, for callers that keep those themselves.
@@ -49,15 +49,35 @@ impl NamespaceClient {
         let Some(ticket) = session.ticket().await else {
             return Err(ClientError::Config("the client is shut down".to_owned()));
         };
-        let mut ops = wire::all_into(ops);
+        let ops = wire::all_into(ops);
         loop {
             let id = self.session_id(volume, &session, &mut call).await?;
-            match self.in_session(volume, id, &ticket, &mut ops, &mut call).await? {
+            match self.in_session(volume, id, &ticket, &ops, &mut call).await? {
                 Some(done) => return Ok(done),
                 // Nothing was applied under the forgotten session: another may take the same number.
                 None => forget(&session, id).await,
             }
         }
+    }
+
+    /// Renames by absolute paths of the namespace, replacing atomically what POSIX `rename` would (unless `no_replace`).
+    ///
+    /// # Errors
+    /// [`ClientError::CrossVolume`] between volumes, [`ClientError::NoVolume`] outside of any; else as
+    /// [`NamespaceClient::mutate`].
+    pub async fn rename(&self, from: &[u8], to: &[u8], no_replace: bool) -> Result<Mutated, ClientError> {
+        let what = format!("rename {} to {}", shown(from), shown(to));
+        let inside = async |path: &[u8]| match self.resolve(path).await? {
+            Place::InVolume { volume, path } => Ok((volume, At { dir: Ino::ROOT, path })),
+            _ => Err(ClientError::NoVolume { what: what.clone(), path: shown(path) }),
+        };
+        let ((from_volume, from_at), (to_volume, to_at)) = (inside(from).await?, inside(to).await?);
+        if from_volume.id != to_volume.id {
+            let (from, to) = (shown(from), shown(to));
+            let (from_volume, to_volume) = (from_volume.spec.name, to_volume.spec.name);
+            return Err(ClientError::CrossVolume { from, to, from_volume, to_volume });
+        }
+        self.mutate(from_volume.id, vec![Op::Rename { from: from_at, to: to_at, no_replace }]).await
     }
 
     /// Sends a batch with the session and number given, once to one node, and answers with what became of it. The same
@@ -117,7 +137,7 @@ impl NamespaceClient {
         volume: VolumeId,
         session: SessionId,
         ticket: &Ticket,
-        ops: &mut Vec<v1::Op>,
+        ops: &[v1::Op],
         call: &mut Call,
     ) -> Result<Option<Mutated>, ClientError> {
         loop {
@@ -127,7 +147,7 @@ impl NamespaceClient {
                 session: session.0,
                 number: ticket.number,
                 acked_below: ticket.acked_below(),
-                ops: ops.clone(),
+                ops: ops.to_vec(),
             };
             match self.send(&node, message, limit, call).await? {
                 Ok(Answer::SessionUnknown) if !call.unknown => return Ok(None),
@@ -207,7 +227,6 @@ fn settled(answer: Answer, node: &Node, call: &mut Call) -> Result<Mutated, Clie
 
 /// A batch for people.
 fn told(ops: &[Op]) -> String {
-    use super::attempt::shown;
     let first = ops.first().map(|op| match op {
         Op::Mkdir { at, .. } => format!("mkdir {}", shown(&at.path)),
         Op::PutFile { at, .. } => format!("put {}", shown(&at.path)),

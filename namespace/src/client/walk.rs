@@ -88,9 +88,7 @@ impl Walk {
     async fn step(&mut self, call: &mut Call) -> Result<Step, ClientError> {
         let (node, limit) = self.client.next(call);
         if self.stream.is_none() {
-            // The deadline of a stream bounds its whole life: none is set, the server bounds the wait for each message.
-            let mut request = self.client.request(self.request.clone(), limit);
-            request.metadata_mut().remove("grpc-timeout");
+            let request = self.client.stream_request(self.request.clone());
             let opening = async { node.namespace().walk(request).await };
             match tokio::time::timeout(limit, opening).await {
                 Ok(Ok(response)) => self.stream = Some((node.address.clone(), response.into_inner())),

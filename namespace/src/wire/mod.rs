@@ -9,7 +9,9 @@ mod tree;
 
 use std::time::Duration;
 
-use causeway_base::{NodeId, Seq, SiteName};
+use causeway_base::{NodeId, Seq, SiteName, VolumeId};
+use causeway_namespace_raft::link::PeerRequest;
+use causeway_proto::peer::v1 as peer;
 use causeway_proto::v1;
 
 use crate::read::{Consistency, Freshness, ReadState};
@@ -131,4 +133,25 @@ impl Wire for ReadState {
         let age = message.age_known.then(|| Duration::from_nanos(message.age_nanos));
         Ok(Self { seq: Seq(message.seq), age, node: NodeId(message.node) })
     }
+}
+
+/// A Raft request to a peer.
+pub(crate) fn call_request(request: PeerRequest) -> peer::CallRequest {
+    peer::CallRequest { group: request.group.0, kind: u32::from(request.kind), payload: request.payload }
+}
+
+/// A Raft request from a peer.
+pub(crate) fn peer_request(message: peer::CallRequest) -> Result<PeerRequest, WireError> {
+    let kind = u8::try_from(message.kind).map_err(|_| WireError::bad("kind", message.kind))?;
+    Ok(PeerRequest { group: VolumeId(message.group), kind, payload: message.payload })
+}
+
+/// The first message of a Raft stream.
+pub(crate) fn stream_open(request: PeerRequest) -> peer::StreamRequest {
+    peer::StreamRequest { frame: Some(peer::stream_request::Frame::Open(call_request(request))) }
+}
+
+/// Any later message of a Raft stream.
+pub(crate) fn stream_message(message: bytes::Bytes) -> peer::StreamRequest {
+    peer::StreamRequest { frame: Some(peer::stream_request::Frame::Message(message)) }
 }

@@ -1643,6 +1643,9 @@ pub struct SyncWaitRequest {
     /// 0: the newest seq of the volume when the call arrives.
     #[prost(uint64, tag = "4")]
     pub seq: u64,
+    /// Answer for the answering node alone: nodes ask each other so.
+    #[prost(bool, tag = "5")]
+    pub own_only: bool,
     #[prost(oneof = "sync_wait_request::Target", tags = "2, 3")]
     pub target: ::core::option::Option<sync_wait_request::Target>,
 }

@@ -1,0 +1,144 @@
+//! The root group's tables as this node has applied them: cluster, nodes, volumes, mounts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use causeway_base::{NodeId, Seq, VolumeId};
+use causeway_namespace_core::command::Errno;
+use causeway_namespace_core::path;
+use causeway_namespace_core::query;
+use causeway_namespace_core::records::{ReadError, Records};
+use causeway_namespace_core::root::{ClusterRecord, NodeRecord, VolumeRecord};
+
+use crate::entry::Place;
+
+/// A consistent state of the root group's tables. Small: a cluster has few nodes and some thousand volumes at most.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Catalog {
+    /// At which seq of the root group.
+    pub seq: Seq,
+    /// `None` until the cluster is set up.
+    pub cluster: Option<ClusterRecord>,
+    /// By id.
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// By id.
+    pub volumes: BTreeMap<VolumeId, VolumeRecord>,
+    /// Volumes by the names of their mount points.
+    mounts: BTreeMap<Vec<Bytes>, VolumeId>,
+}
+
+impl Catalog {
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn read(records: &dyn Records, seq: Seq) -> Result<Self, ReadError> {
+        let cluster = query::cluster(records)?;
+        let nodes = query::nodes(records)?.into_iter().map(|node| (node.id, node)).collect();
+        let volumes: BTreeMap<_, _> = query::volumes(records)?.into_iter().map(|volume| (volume.id, volume)).collect();
+        Ok(Self { seq, cluster, nodes, mounts: mounts(&volumes), volumes })
+    }
+
+    /// A volume by its name.
+    #[must_use]
+    pub fn volume_named(&self, name: &str) -> Option<&VolumeRecord> {
+        self.volumes.values().find(|volume| volume.spec.name == name)
+    }
+
+    /// Where an absolute path of the namespace leads: into the volume mounted nearest above it, or to a directory that
+    /// exists because of mounts below it. The root directory is there even without any mount.
+    ///
+    /// # Errors
+    /// The rules for paths: [`Errno::NameTooLong`], [`Errno::Invalid`].
+    pub fn resolve(&self, absolute: &Bytes) -> Result<Place, Errno> {
+        let names = path::names(absolute)?;
+        for len in (0..=names.len()).rev() {
+            let volume = self.mounts.get(&names[..len]).and_then(|id| self.volumes.get(id));
+            if let Some(volume) = volume {
+                let path = names[len..].join(&b"/"[..]).into();
+                return Ok(Place::InVolume { volume: Box::new(volume.clone()), path });
+            }
+        }
+        let below: BTreeSet<&Bytes> = self
+            .mounts
+            .keys()
+            .filter(|mount| mount.starts_with(&names))
+            .filter_map(|mount| mount.get(names.len()))
+            .collect();
+        if below.is_empty() && !names.is_empty() {
+            return Ok(Place::Nowhere);
+        }
+        Ok(Place::Above { names: below.into_iter().cloned().collect() })
+    }
+}
+
+fn mounts(volumes: &BTreeMap<VolumeId, VolumeRecord>) -> BTreeMap<Vec<Bytes>, VolumeId> {
+    // The root group has checked the mounts: none is skipped.
+    volumes.values().filter_map(|volume| Some((path::names(&volume.spec.mount).ok()?, volume.id))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_base::Epoch;
+    use causeway_namespace_core::root::VolumeSpec;
+
+    use super::*;
+
+    fn catalog(mounts_at: &[&str]) -> Catalog {
+        let volume = |(at, mount): (usize, &&str)| {
+            let id = VolumeId(at as u64 + 1);
+            let spec = VolumeSpec {
+                name: format!("volume-{at}"),
+                mount: Bytes::copy_from_slice(mount.as_bytes()),
+                home: "zurich".parse().unwrap(),
+                voters: vec![],
+                replicas: vec![],
+                caches: vec![],
+                archive: false,
+                chunk_bytes_avg: 65_536,
+                inline_bytes_max: 4096,
+                realm: "default".to_owned(),
+            };
+            (id, VolumeRecord { id, epoch: Epoch(1), spec })
+        };
+        let volumes: BTreeMap<_, _> = mounts_at.iter().enumerate().map(volume).collect();
+        Catalog { mounts: mounts(&volumes), volumes, ..Catalog::default() }
+    }
+
+    fn told(catalog: &Catalog, path: &str) -> String {
+        match catalog.resolve(&Bytes::copy_from_slice(path.as_bytes())) {
+            Ok(Place::InVolume { volume, path }) => format!("{} + {}", volume.id, String::from_utf8_lossy(&path)),
+            Ok(Place::Above { names }) => format!("above {names:?}"),
+            Ok(Place::Nowhere) => "nowhere".to_owned(),
+            Err(errno) => errno.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_nearest_mount_above_wins() {
+        let catalog = catalog(&["/projects/alpha", "/projects/alpha/jobs/7", "/home"]);
+        assert_eq!(told(&catalog, "/projects/alpha"), "v1 + ");
+        assert_eq!(told(&catalog, "//projects/./alpha/jobs/8/x"), "v1 + jobs/8/x");
+        assert_eq!(told(&catalog, "/projects/alpha/jobs/7/out"), "v2 + out");
+        assert_eq!(told(&catalog, "/projects/alphabet"), "nowhere");
+        assert_eq!(told(&catalog, "/projects/../home"), Errno::Invalid.to_string());
+    }
+
+    #[test]
+    fn above_the_mounts_there_are_directories() {
+        let catalog = catalog(&["/projects/alpha", "/projects/beta/x", "/home"]);
+        assert_eq!(told(&catalog, "/"), r#"above [b"home", b"projects"]"#);
+        assert_eq!(told(&catalog, "/projects/"), r#"above [b"alpha", b"beta"]"#);
+        assert_eq!(told(&catalog, "/projects/beta"), r#"above [b"x"]"#);
+        assert_eq!(told(&catalog, "/projects/gamma"), "nowhere");
+        assert_eq!(told(&super::Catalog::default(), "/"), "above []");
+    }
+
+    #[test]
+    fn a_volume_at_the_root_has_everything() {
+        let catalog = catalog(&["/"]);
+        assert_eq!(told(&catalog, "/a/b"), "v1 + a/b");
+        assert_eq!(told(&catalog, "/"), "v1 + ");
+    }
+}

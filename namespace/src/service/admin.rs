@@ -1,0 +1,95 @@
+//! The client API for operators and tools.
+
+use causeway_base::{Seq, VolumeId};
+use causeway_proto::v1::{self, admin_server};
+use tonic::{Request, Response, Status};
+
+use super::Service;
+use super::namespace::freshness;
+use crate::rpc;
+use crate::status::{SyncTarget, SyncWaited};
+use crate::wire::{self, Wire};
+
+#[tonic::async_trait]
+impl admin_server::Admin for Service {
+    async fn volume_create(
+        &self,
+        request: Request<v1::VolumeCreateRequest>,
+    ) -> Result<Response<v1::VolumeCreateResponse>, Status> {
+        let admitted = self.guard.client(&request)?;
+        let spec = wire::required(request.into_inner().spec, "spec").map_err(rpc::invalid)?;
+        let volume = self.namespace.create_volume(spec, admitted.deadline).await?;
+        Ok(Response::new(v1::VolumeCreateResponse { volume: Some(volume.into_wire()) }))
+    }
+
+    async fn volume_list(
+        &self,
+        request: Request<v1::VolumeListRequest>,
+    ) -> Result<Response<v1::VolumeListResponse>, Status> {
+        let _admitted = self.guard.client(&request)?;
+        let catalog = self.namespace.catalog();
+        let volumes = wire::all_into(catalog.volumes.values().cloned());
+        Ok(Response::new(v1::VolumeListResponse { volumes, root_seq: catalog.seq.0 }))
+    }
+
+    async fn volume_show(
+        &self,
+        request: Request<v1::VolumeShowRequest>,
+    ) -> Result<Response<v1::VolumeShowResponse>, Status> {
+        use v1::volume_show_request::Which;
+        let admitted = self.guard.client(&request)?;
+        let message = request.into_inner();
+        let freshness = freshness(message.consistency).map_err(rpc::invalid)?;
+        let volume = match message.which {
+            Some(Which::Id(id)) => self.namespace.volume(VolumeId(id))?,
+            Some(Which::Name(name)) => self.namespace.volume_named(&name, admitted.deadline).await?,
+            None => return Err(rpc::invalid("neither id nor name is set")),
+        };
+        let report = self.namespace.volume_report(volume, freshness, admitted.deadline).await?;
+        Ok(Response::new(v1::VolumeShowResponse {
+            volume: Some(report.volume.into_wire()),
+            state: Some(report.totals.state.into_wire()),
+            totals: Some(report.totals.value.into_wire()),
+            digest: report.digest,
+            leader: report.leader.map_or(0, |node| node.0),
+        }))
+    }
+
+    async fn realm_key(&self, request: Request<v1::RealmKeyRequest>) -> Result<Response<v1::RealmKeyResponse>, Status> {
+        let admitted = self.guard.client(&request)?;
+        let key = self.namespace.realm_key(&request.into_inner().realm, admitted.deadline).await?;
+        Ok(Response::new(v1::RealmKeyResponse { key: bytes::Bytes::copy_from_slice(&key.0) }))
+    }
+
+    async fn cluster_status(
+        &self,
+        request: Request<v1::ClusterStatusRequest>,
+    ) -> Result<Response<v1::ClusterStatusResponse>, Status> {
+        let admitted = self.guard.client(&request)?;
+        let status = self.namespace.cluster_status(admitted.deadline).await;
+        Ok(Response::new(status.into_wire()))
+    }
+
+    async fn node_status(
+        &self,
+        request: Request<v1::NodeStatusRequest>,
+    ) -> Result<Response<v1::NodeStatusResponse>, Status> {
+        let _admitted = self.guard.client(&request)?;
+        Ok(Response::new(self.namespace.node_status().into_wire()))
+    }
+
+    async fn sync_wait(&self, request: Request<v1::SyncWaitRequest>) -> Result<Response<v1::SyncWaitResponse>, Status> {
+        let admitted = self.guard.lasting(&request)?;
+        let message = request.into_inner();
+        let target = wire::required::<SyncTarget>(message.target, "target").map_err(rpc::invalid)?;
+        let (volume, seq) = (VolumeId(message.volume), Seq(message.seq));
+        let waited = if message.own_only {
+            let watermark = self.namespace.own_watermark(volume, &target, seq, admitted.deadline).await;
+            SyncWaited { reached: watermark >= seq, watermark, seq }
+        } else {
+            let seq = (seq != Seq::ZERO).then_some(seq);
+            self.namespace.sync_wait(volume, &target, seq, admitted.deadline).await?
+        };
+        Ok(Response::new(waited.into_wire()))
+    }
+}
