@@ -1,0 +1,8 @@
+//! Three real nodes in one process: real sockets, mutual TLS, real disks.
+#![allow(clippy::unwrap_used, missing_docs)] // tests: helpers too
+
+mod cluster;
+mod content;
+mod failover;
+mod identity;
+mod tree;
