@@ -53,6 +53,12 @@ pub trait LocalChunks: Send + Sync + Debug {
     /// # Errors
     /// The store failed.
     fn missing(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, LocalError>;
+
+    /// Those that are not here, or that a power cut at this moment could take.
+    ///
+    /// # Errors
+    /// The store failed.
+    fn not_durable(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, LocalError>;
 }
 
 /// What this node knows of dedup realms.

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::ClientError;
 use crate::exchange::{self, Tally};
 use crate::local::blocking;
+use crate::source::Consumer;
 use crate::wire::{EndCounts, Frame, Received, Receiver};
 
 /// Frames between the two: at most as many times 1 MiB.
@@ -17,10 +18,10 @@ pub(super) async fn run(
     mut recv: RecvStream,
     mut receiver: Receiver,
     tally: Tally,
-    mut consume: impl FnMut(Received) -> bool + Send + 'static,
+    mut consume: impl Consumer + 'static,
 ) -> Result<EndCounts, ClientError> {
     let (frames, mut waiting) = mpsc::channel::<Bytes>(FRAMES_AHEAD);
-    let work = blocking(move || {
+    let mut take = move |consume: &mut dyn Consumer| {
         while let Some(bytes) = waiting.blocking_recv() {
             let len = bytes.len();
             let frame = Frame::parse(bytes)?;
@@ -30,7 +31,7 @@ pub(super) async fn run(
                 if let Received::Chunk { plain, .. } = &received {
                     tally.verified(plain.len());
                 }
-                go_on = go_on && consume(received);
+                go_on = go_on && consume.take(received);
             })?;
             if !go_on {
                 return Err(ClientError::Stopped);
@@ -40,6 +41,11 @@ pub(super) async fn run(
             }
         }
         Ok(None)
+    };
+    let work = blocking(move || {
+        let taken = take(&mut consume);
+        consume.finish();
+        taken
     });
     let reading = async move {
         while let Some(bytes) = exchange::read(&mut recv).await? {

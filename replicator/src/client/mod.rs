@@ -17,7 +17,8 @@ use causeway_transport::quic::{Endpoint, PeerAddr, RecvStream, SendStream};
 
 use crate::counters::{Account, Counters, Place};
 use crate::exchange::Tally;
-use crate::wire::{Cause, ChunkRequest, EndCounts, Received, Receiver, service};
+use crate::source::Consumer;
+use crate::wire::{Cause, ChunkRequest, EndCounts, Receiver, service};
 
 pub use error::ClientError;
 pub use read::ChunkReader;
@@ -57,7 +58,7 @@ impl ChunkClient {
     }
 
     /// Fetches what a node has of `request.ids`; `lens` are their plain lengths, where known. Each chunk is verified, and
-    /// given to `consume` on a blocking thread in the order of arrival, until that answers false.
+    /// given to `consume` (a closure will do) on a blocking thread in the order of arrival, until that answers false.
     ///
     /// Cancel safe: what was consumed stays so; the rest is not sent.
     ///
@@ -69,7 +70,7 @@ impl ChunkClient {
         realm: Realm,
         request: ChunkRequest,
         lens: &[Option<u32>],
-        consume: impl FnMut(Received) -> bool + Send + 'static,
+        consume: impl Consumer + 'static,
     ) -> Result<EndCounts, ClientError> {
         let about = About { realm: realm.clone(), volume: request.volume, cause: request.cause };
         let wanted = request.ids.iter().copied().zip(lens.iter().copied().chain(std::iter::repeat(None))).collect();

@@ -49,7 +49,7 @@ impl ChunkClient {
         let wanted = ids.iter().map(|id| (*id, None)).collect();
         let (send, recv) = self.call(to, service::READ, request.encode()?, &tally).await?;
         send.finish()?;
-        let counts = answer::run(recv, Receiver::new(about.realm.clone(), wanted), tally, move |received| {
+        let counts = answer::run(recv, Receiver::new(about.realm.clone(), wanted), tally, move |received: Received| {
             let item = match received {
                 Received::Chunk { index, plain, .. } => Ok((first + index, plain)),
                 Received::Missing { index } | Received::Corrupt { index } => Err(ClientError::Chunk(ids[index])),

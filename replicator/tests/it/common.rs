@@ -176,6 +176,10 @@ impl LocalChunks for MemoryChunks {
         let mut seen = BTreeSet::new();
         Ok(ids.iter().copied().filter(|id| !chunks.contains_key(id) && seen.insert(*id)).collect())
     }
+
+    fn not_durable(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, LocalError> {
+        Ok(ids.iter().copied().filter(|id| !self.is_durable(id)).collect())
+    }
 }
 
 pub(crate) fn encode(plain: impl Into<Bytes>) -> EncodedChunk {

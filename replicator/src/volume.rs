@@ -1,0 +1,60 @@
+//! The seam to a volume's metadata, as this node has it applied.
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use causeway_base::{Epoch, Seq, VolumeId};
+use causeway_namespace_core::digest::Digest;
+use causeway_namespace_core::records::{ReadError, Records};
+use causeway_namespace_core::root::VolumeSpec;
+use tokio::sync::watch;
+
+/// The records of a volume at one seq, whatever is applied meanwhile.
+pub trait VolumeView: Records + Send + Sync {
+    /// Which seq.
+    fn seq(&self) -> Seq;
+
+    /// The digest of the records at that seq.
+    fn digest(&self) -> Digest;
+}
+
+/// The change list was asked for something it does not have.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ChangesError {
+    /// The seq is older than what is kept: everything must be walked.
+    #[error("changes after seq {0} are not kept any more")]
+    TooOld(Seq),
+    /// The store failed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Keys that changed, seq by seq; a key may come many times. Reads as it goes, so an error may come late.
+pub type ChangedKeys = Box<dyn Iterator<Item = Result<Bytes, ChangesError>> + Send>;
+
+/// A volume of which this node has a replica of the metadata. Reading calls block.
+pub trait VolumeSource: Send + Sync + Debug {
+    /// Which volume.
+    fn id(&self) -> VolumeId;
+
+    /// Its settings and epoch, as of now. The root group has some too (its realm is not used).
+    fn spec(&self) -> (VolumeSpec, Epoch);
+
+    /// What is applied here, as it moves.
+    fn watch_applied(&self) -> watch::Receiver<Seq>;
+
+    /// The newest state. Taken briefly: the store keeps replaced data while it lives.
+    ///
+    /// # Errors
+    /// The store failed.
+    fn view(&self) -> Result<Box<dyn VolumeView>, ReadError>;
+
+    /// The keys that changed after one seq, up to and with another.
+    ///
+    /// # Errors
+    /// [`ChangesError`].
+    fn changes(&self, after: Seq, until: Seq) -> Result<ChangedKeys, ChangesError>;
+
+    /// The Raft term in which this node leads the volume now, if it does.
+    fn leads(&self) -> Option<u64>;
+}
