@@ -87,6 +87,12 @@ impl Fetcher {
         Self { local, sources, limits, rest_level }
     }
 
+    /// The same, for chunks that someone waits for: a source that fails once is not tried again in the same run.
+    #[must_use]
+    pub fn impatient(&self) -> Self {
+        Self { limits: Limits { failures_max: 1, ..self.limits }, ..self.clone() }
+    }
+
     /// The local store.
     #[must_use]
     pub fn local(&self) -> &Arc<dyn LocalChunks> {

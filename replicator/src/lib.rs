@@ -36,6 +36,6 @@ pub use follower::FollowerStatus;
 pub use local::{LocalChunks, LocalError, PutCounts, Realms};
 pub use peers::{Directory, PeerSources, Way};
 pub use replicator::{Options, Parts, Replicator, VolumeStatus};
-pub use service::{ChunkService, Needed, ReadThrough, ServiceLimits};
+pub use service::{ChunkService, Later, Needed, ReadThrough, ServiceLimits};
 pub use source::{ArchiveSource, Ask, Candidate, ChunkSource, Consumer, NodeSource, SourceError, Sources};
 pub use volume::{ChangedKeys, ChangesError, VolumeSource, VolumeView};

@@ -1,10 +1,12 @@
 //! The seam to this node's chunk store, and to what it knows of realms.
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use causeway_base::{ChunkId, RetryClass};
-use causeway_dedup::{EncodedChunk, Realm};
+use causeway_dedup::store::{PutOutcome, StoreError};
+use causeway_dedup::{ChunkStore, EncodedChunk, Realm};
 use causeway_transport::PeerId;
 
 /// The chunk store failed.
@@ -91,4 +93,57 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 pub(crate) async fn missing(local: &Arc<dyn LocalChunks>, ids: Vec<ChunkId>) -> Result<Vec<ChunkId>, LocalError> {
     let local = local.clone();
     blocking(move || local.missing(&ids)).await?
+}
+
+impl From<StoreError> for LocalError {
+    fn from(error: StoreError) -> Self {
+        let mut reason = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            reason = format!("{reason}: {cause}");
+            source = cause.source();
+        }
+        Self { class: error.retry_class(), reason }
+    }
+}
+
+impl LocalChunks for ChunkStore {
+    fn get(&self, id: &ChunkId) -> Result<Option<EncodedChunk>, LocalError> {
+        match Self::get(self, id) {
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::warn!(%error, "a damaged chunk counts as missing now");
+                Ok(None)
+            }
+            found => Ok(found?),
+        }
+    }
+
+    fn put_many(&self, chunks: &[EncodedChunk]) -> Result<PutCounts, LocalError> {
+        let mut counts = PutCounts::default();
+        for (outcome, chunk) in Self::put_many(self, chunks)?.into_iter().zip(chunks) {
+            match outcome {
+                PutOutcome::New => {
+                    counts.new += 1;
+                    counts.new_plain_bytes += u64::from(chunk.raw_len);
+                }
+                PutOutcome::Known => counts.known += 1,
+            }
+        }
+        Ok(counts)
+    }
+
+    fn sync(&self) -> Result<(), LocalError> {
+        Ok(Self::sync(self)?)
+    }
+
+    fn missing(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, LocalError> {
+        let mut seen = HashSet::with_capacity(ids.len());
+        let mut missing = Self::missing(self, ids)?;
+        missing.retain(|id| seen.insert(*id));
+        Ok(missing)
+    }
+
+    fn not_durable(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, LocalError> {
+        Ok(Self::not_durable(self, ids)?)
+    }
 }

@@ -23,7 +23,7 @@ use crate::ensure::Ensure;
 use crate::fetcher::Fetcher;
 use crate::follower::{Follower, FollowerStatus};
 use crate::local::{LocalChunks, Realms, blocking};
-use crate::service::{ChunkService, Needed, ReadThrough, ServiceLimits};
+use crate::service::{Needed, ReadThrough};
 use crate::source::Sources;
 use crate::volume::VolumeSource;
 use crate::watermarks::Watermarks;
@@ -34,8 +34,6 @@ use crate::wire::Refusal;
 pub struct Options {
     /// Bounds of what is fetched at once.
     pub limits: Limits,
-    /// Bounds of the chunk service.
-    pub service: ServiceLimits,
     /// zstd level of chunks that came in a stream, at rest.
     pub rest_level: i32,
     /// Images are published at most this often; a volume that changes loses at most this and a publish's time.
@@ -44,12 +42,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            service: ServiceLimits::default(),
-            rest_level: LEVEL_DEFAULT,
-            archive_interval: Duration::from_secs(1),
-        }
+        Self { limits: Limits::default(), rest_level: LEVEL_DEFAULT, archive_interval: Duration::from_secs(1) }
     }
 }
 
@@ -115,21 +108,16 @@ impl Replicator {
     pub fn new(parts: Parts, options: Options) -> io::Result<Arc<Self>> {
         let watermarks = Watermarks::open(parts.disk.clone(), parts.dir.clone())?;
         let fetcher = Fetcher::new(parts.local.clone(), parts.sources.clone(), options.limits, options.rest_level);
-        let ensure = Arc::new(Ensure::new(fetcher.clone()));
+        let ensure = Arc::new(Ensure::new(fetcher.impatient()));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         Ok(Arc::new(Self { parts, options, fetcher, ensure, watermarks, volumes: Mutex::default(), stop, tasks }))
     }
 
-    /// The chunk service of this node: the handler of its QUIC endpoint.
+    /// Brings chunks here from elsewhere: what the node's [`crate::ChunkService`] reads through, by [`crate::service::Later`]. Lives
+    /// as long as the replicator does.
     #[must_use]
-    pub fn service(&self) -> ChunkService {
-        ChunkService::new(
-            self.parts.local.clone(),
-            self.parts.realms.clone(),
-            self.ensure.clone(),
-            self.parts.counters.clone(),
-            self.options.service,
-        )
+    pub fn elsewhere(&self) -> Arc<dyn ReadThrough> {
+        self.ensure.clone()
     }
 
     /// The check of contents before they are committed through this node.

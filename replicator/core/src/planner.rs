@@ -426,11 +426,15 @@ impl Planner {
         }
         let likely: Vec<&SourceState> = ready.iter().copied().filter(should).collect();
         let pool = if likely.is_empty() { ready } else { likely };
+        // What is in flight is part of the cost: a source that is busy and still the best is worth waiting for.
+        let cost = |state: &SourceState| state.cost(u64::from(wanted.len), &self.limits);
+        let best = pool.iter().min_by_key(|state| (cost(state), state.source.id));
         if let Some(only) = only {
-            return if pool.iter().any(|state| state.source.id == only) { Choice::Ask(only) } else { Choice::Busy };
+            let least = best.map(|state| cost(state));
+            let as_good = pool.iter().any(|state| state.source.id == only && Some(cost(state)) == least);
+            return if as_good { Choice::Ask(only) } else { Choice::Busy };
         }
-        let free = pool.iter().filter(|state| state.batches < self.limits.batches_per_source_max);
-        let best = free.min_by_key(|state| (state.cost(u64::from(wanted.len), &self.limits), state.source.id));
-        best.map_or(Choice::Busy, |state| Choice::Ask(state.source.id))
+        let free = best.filter(|state| state.batches < self.limits.batches_per_source_max);
+        free.map_or(Choice::Busy, |state| Choice::Ask(state.source.id))
     }
 }

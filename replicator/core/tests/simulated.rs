@@ -310,3 +310,31 @@ fn bad_corrupt_and_forbidden_sources_are_told_apart() {
     assert_eq!(why, [(chunk(0), WhyMissing::Corrupt), (chunk(1), WhyMissing::Nowhere)].into());
     assert!(Planner::new(Limits { in_flight_bytes_max: 0, ..Limits::default() }).is_err());
 }
+
+#[test]
+fn a_far_source_is_left_alone_while_waiting_for_the_near_one_is_shorter() {
+    let limits = Limits { batches_per_source_max: 1, batch_chunks_max: 10, ..Limits::default() };
+    let mut planner = Planner::new(limits).unwrap();
+    planner.handle(Time::ZERO, Event::Changed(source(1, 1, true)));
+    planner.handle(Time::ZERO, Event::Changed(source(2, 1000, true)));
+    planner.want((0..100).map(|at| want(at, None)));
+    let asked = fetches(&mut planner, Time::ZERO);
+    assert_eq!(asked.iter().map(|it| it.source).collect::<Vec<_>>(), [SourceId(1)]);
+    planner.handle(Time::ZERO, Event::Changed(source(2, 1, true)));
+    let asked = fetches(&mut planner, Time::ZERO);
+    assert_eq!(asked.iter().map(|it| it.source).collect::<Vec<_>>(), [SourceId(2)], "now it is as near");
+}
+
+#[test]
+fn what_only_a_far_source_has_does_not_drag_the_rest_there() {
+    let limits = Limits { batches_per_source_max: 1, batch_chunks_max: 10, ..Limits::default() };
+    let mut planner = Planner::new(limits).unwrap();
+    planner.handle(Time::ZERO, Event::Changed(source(1, 1, true)));
+    planner.handle(Time::ZERO, Event::Changed(source(2, 1000, true)));
+    planner.want((0..30).map(|at| want(at, None)));
+    let first = fetches(&mut planner, Time::ZERO).remove(0);
+    planner.handle(Time::ZERO, Event::Lacks(first.batch, chunk(0)));
+    let asked = fetches(&mut planner, Time::ZERO);
+    assert_eq!(asked.len(), 1);
+    assert_eq!((asked[0].source, asked[0].ids.clone()), (SourceId(2), vec![chunk(0)]));
+}

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{About, ChunkClient, ClientError, answer, request};
-use crate::wire::{ChunkRequest, IDS_MAX, Received, Receiver, service};
+use crate::wire::{Cause, ChunkRequest, IDS_MAX, Received, Receiver, service};
 
 /// Verified chunks ahead of the reader: at the largest average size 16 MiB, usually 4.
 const CHUNKS_AHEAD: usize = 64;
@@ -22,7 +22,8 @@ impl ChunkClient {
     #[must_use]
     pub fn read(&self, to: &PeerAddr, about: &About, origin: Option<SiteName>, ids: Vec<ChunkId>) -> ChunkReader {
         let (out, chunks) = mpsc::channel(CHUNKS_AHEAD);
-        let (client, to, about) = (self.clone(), to.clone(), about.clone());
+        let about = About { cause: Cause::Read, ..about.clone() };
+        let (client, to) = (self.clone(), to.clone());
         let count = ids.len();
         let task = tokio::spawn(async move {
             for (call, ids) in ids.chunks(IDS_MAX).enumerate() {

@@ -11,7 +11,7 @@ mod read;
 pub mod upload;
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -86,6 +86,30 @@ pub trait ReadThrough: Send + Sync + Debug {
     /// # Errors
     /// A [`Refusal`] that names a chunk that could not be had, and why.
     async fn ensure(&self, needed: Needed, deadline: Duration) -> Result<(), Refusal>;
+}
+
+/// A [`ReadThrough`] that is told later what it is: an endpoint needs its handler before there is a client to read through
+/// with. Until then, and after that is dropped, nothing is to be had elsewhere.
+#[derive(Debug, Default)]
+pub struct Later(OnceLock<Weak<dyn ReadThrough>>);
+
+impl Later {
+    /// Says what it is; only the first call counts. Held weakly, so that no cycle keeps an endpoint alive.
+    pub fn set(&self, elsewhere: &Arc<dyn ReadThrough>) {
+        let _ = self.0.set(Arc::downgrade(elsewhere));
+    }
+}
+
+#[async_trait]
+impl ReadThrough for Later {
+    async fn ensure(&self, needed: Needed, deadline: Duration) -> Result<(), Refusal> {
+        match self.0.get().and_then(Weak::upgrade) {
+            Some(elsewhere) => elsewhere.ensure(needed, deadline).await,
+            None => {
+                Err(Refusal { class: RetryClass::Transient, message: "the node is starting or stopping".to_owned() })
+            }
+        }
+    }
 }
 
 /// Serves chunks. See the module's documentation.
@@ -189,7 +213,12 @@ impl Handler for ChunkService {
             }
         };
         tally.account.volume = request.volume;
-        tally.account.cause = request.cause;
+        tally.account.cause = match service {
+            service::UPLOAD => Cause::Upload,
+            service::MISSING => Cause::Query,
+            service::READ => Cause::Read,
+            _ => request.cause,
+        };
         tally.request_received(len);
         let call = Call { realm, request, tally, send };
         let cut = match service {

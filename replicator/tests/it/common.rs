@@ -16,7 +16,6 @@ use causeway_replicator::{
 };
 use causeway_transport::quic::{Endpoint, Handler, NoService, PeerAddr, QuicConfig};
 use causeway_transport::{CertificateAuthority, ExpectPeer, Identity, IdentityStore, PeerId};
-use rand::{RngCore, SeedableRng};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -40,9 +39,13 @@ impl Trust {
         Self(CertificateAuthority::create("test.example".parse().unwrap(), Arc::new(SystemClock)).unwrap())
     }
 
-    pub(crate) fn endpoint(&self, peer: &PeerId, handler: Arc<dyn Handler>) -> Endpoint {
+    pub(crate) fn identity(&self, peer: &PeerId) -> Arc<IdentityStore> {
         let issued = self.0.issue(peer, Duration::from_secs(3600)).unwrap();
-        let identity = IdentityStore::new(Identity::from_issued(&issued).unwrap(), Arc::new(SystemClock));
+        IdentityStore::new(Identity::from_issued(&issued).unwrap(), Arc::new(SystemClock))
+    }
+
+    pub(crate) fn endpoint(&self, peer: &PeerId, handler: Arc<dyn Handler>) -> Endpoint {
+        let identity = self.identity(peer);
         let local: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         Endpoint::bind(local, identity, QuicConfig::new(ClusterId(0xcafe)), handler).unwrap()
     }
@@ -190,21 +193,20 @@ pub(crate) fn encode(plain: impl Into<Bytes>) -> EncodedChunk {
 /// Bytes that do not compress.
 pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
-    rand::rngs::StdRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
 
 /// Bytes that compress, and more so beside each other.
 pub(crate) fn text(seed: u64, len: usize) -> Vec<u8> {
-    let words = ["chunk", "manifest", "pack", "seq", "watermark", "site", "region", "link", "feed", "sketch"];
-    let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
-    let mut text = String::new();
-    while text.len() < len {
-        text.push_str(words[rng.next_u32() as usize % words.len()]);
-        text.push_str(&format!(" {:x} ", rng.next_u32() % 4096));
+    let words = ["chunk ", "manifest ", "pack ", "seq ", "watermark ", "site ", "region ", "link ", "feed ", "sketch "];
+    let mut text = Vec::with_capacity(len + 16);
+    for byte in noise(seed, len / 4 + 1) {
+        text.extend_from_slice(words[usize::from(byte) % words.len()].as_bytes());
+        text.push(b'0' + byte / 32);
     }
     text.truncate(len);
-    text.into_bytes()
+    text
 }
 
 /// A mix of chunks of all kinds.

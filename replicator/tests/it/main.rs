@@ -2,4 +2,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests may panic
 
 mod chunk_calls;
+mod cluster;
 mod common;
+mod follow;
+mod image;
