@@ -15,11 +15,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::congestion::LaneSlot;
 use super::error::{CallError, close};
 use super::hello::{self, Hello, HelloError, PROTOCOL};
 use super::ledger::{Ledger, PeerTraffic, Side};
 use super::pool::{Link, PeerAddr, Pool};
 use super::server::Server;
+use super::shaper::Shaper;
 use super::stream::{RecvStream, SendStream};
 use super::{Handler, QuicConfig, UdpSettings, bind_udp, keys};
 use crate::net::{Resolve, SystemResolver};
@@ -39,6 +41,7 @@ struct Inner {
     config: Arc<QuicConfig>,
     resolver: Arc<dyn Resolve>,
     ledger: Arc<Ledger>,
+    shaper: Arc<Shaper>,
     pool: Pool,
     stopping: CancellationToken,
     serving: std::sync::Mutex<Option<JoinHandle<()>>>,
@@ -89,12 +92,25 @@ impl Endpoint {
         let config = Arc::new(config);
         let ledger = Arc::new(Ledger::default());
         let stopping = CancellationToken::new();
-        let server = Server::new(identity.clone(), config.clone(), ledger.clone(), handler, stopping.clone());
+        let shaper = Shaper::new(socket, runtime.clone());
+        let server =
+            Server::new(identity.clone(), config.clone(), ledger.clone(), handler, shaper.clone(), stopping.clone());
         let endpoint_config = keys::endpoint_config(identity.current().reset_secret(), config.seed);
-        let server_config = server.config(Arc::default(), std::net::Ipv4Addr::UNSPECIFIED.into())?;
-        let quic = quinn::Endpoint::new_with_abstract_socket(endpoint_config, Some(server_config), socket, runtime)?;
+        let server_config = server.config(Arc::default(), Arc::default(), std::net::Ipv4Addr::UNSPECIFIED.into())?;
+        let shaped = shaper.clone();
+        let quic = quinn::Endpoint::new_with_abstract_socket(endpoint_config, Some(server_config), shaped, runtime)?;
         let serving = std::sync::Mutex::new(Some(tokio::spawn(server.run(quic.clone()))));
-        Ok(Self(Arc::new(Inner { quic, identity, config, resolver, ledger, pool: Pool::default(), stopping, serving })))
+        Ok(Self(Arc::new(Inner {
+            quic,
+            identity,
+            config,
+            resolver,
+            ledger,
+            shaper,
+            pool: Pool::default(),
+            stopping,
+            serving,
+        })))
     }
 
     /// The address of the socket.
@@ -253,7 +269,8 @@ async fn connect_one(endpoint: &Inner, to: &PeerAddr, remote: SocketAddr) -> Res
         .map_err(|error| address(error.to_string()))?;
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| address(error.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(endpoint.config.transport(remote.ip()));
+    let lane = LaneSlot::default();
+    config.transport_config(endpoint.config.transport(remote.ip(), lane.clone()));
     let failed =
         |error: &quinn::ConnectionError| CallError::from_connection(&to.addr, ours, refused.get().cloned(), error);
     let connecting = endpoint.quic.connect_with(config, remote, SERVER_NAME).map_err(|error| match error {
@@ -282,5 +299,8 @@ async fn connect_one(endpoint: &Inner, to: &PeerAddr, remote: SocketAddr) -> Res
     // Our own calls decide how many connections we make: no bound here.
     let counted = endpoint.ledger.open(&peer, Side::Outgoing, &connection, usize::MAX);
     let counted = counted.ok_or(CallError::Stopped)?;
-    Ok(Link { connection, peer, _counted: Arc::new(counted) })
+    let to_peer = endpoint.config.links.lane(&peer);
+    let assigned = endpoint.shaper.assign(connection.remote_address(), to_peer.clone());
+    let _ = lane.set(to_peer);
+    Ok(Link { connection, peer, _held: Arc::new((counted, assigned)) })
 }

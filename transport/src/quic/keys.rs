@@ -9,8 +9,8 @@ use rand::{RngCore, SeedableRng};
 
 use super::config::UDP_PAYLOAD_MAX;
 
-/// Length of our connection ids: unguessable enough for the few connections of an endpoint.
-const CID_BYTES: usize = 8;
+/// Length of our connection ids: they stand in each packet, and are many enough for the few connections of an endpoint.
+const CID_BYTES: usize = 5;
 
 /// The endpoint's settings below its connections.
 ///

@@ -9,6 +9,7 @@
 //! made once for however many callers want them, and remade when they were lost.
 
 mod config;
+mod congestion;
 mod endpoint;
 mod error;
 mod hello;
@@ -16,6 +17,7 @@ mod keys;
 mod ledger;
 mod pool;
 mod server;
+mod shaper;
 mod socket;
 mod stream;
 
@@ -23,6 +25,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use config::QuicConfig;
+pub use congestion::{LinkControl, Links};
 pub use endpoint::Endpoint;
 pub use error::{CallError, StreamError, close};
 pub use hello::{Hello, PROTOCOL, VERSION};

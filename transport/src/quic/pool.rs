@@ -9,6 +9,7 @@ use quinn::Connection;
 
 use super::CallError;
 use super::ledger::Entry;
+use super::shaper::Assignment;
 use crate::{ExpectPeer, PeerId};
 
 /// Where a peer is, and who must be there.
@@ -25,7 +26,7 @@ pub struct PeerAddr {
 pub(super) struct Link {
     pub(super) connection: Connection,
     pub(super) peer: PeerId,
-    pub(super) _counted: Arc<Entry>,
+    pub(super) _held: Arc<(Entry, Assignment)>,
 }
 
 /// A connection, or the one attempt to make it that everybody waits for.

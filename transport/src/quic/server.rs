@@ -11,10 +11,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::congestion::LaneSlot;
 use super::endpoint::HEAD_BYTES;
 use super::error::close;
 use super::hello::{self, Hello, PROTOCOL};
 use super::ledger::{Ledger, Side};
+use super::shaper::Shaper;
 use super::stream::{RecvStream, SendStream};
 use super::{Handler, QuicConfig};
 use crate::{IdentityStore, PeerId, PeerRefused, tls};
@@ -33,6 +35,7 @@ pub(super) struct Server {
     ledger: Arc<Ledger>,
     handler: Arc<dyn Handler>,
     stopping: CancellationToken,
+    shaper: Arc<Shaper>,
     handshakes: Arc<Semaphore>,
 }
 
@@ -42,20 +45,21 @@ impl Server {
         config: Arc<QuicConfig>,
         ledger: Arc<Ledger>,
         handler: Arc<dyn Handler>,
+        shaper: Arc<Shaper>,
         stopping: CancellationToken,
     ) -> Self {
         let handshakes = Arc::new(Semaphore::new(config.handshakes_max));
-        Self { identity, config, ledger, handler, stopping, handshakes }
+        Self { identity, config, ledger, handler, stopping, shaper, handshakes }
     }
 
     /// The settings of a connection from `remote`; its verifier notes refusals in `noted`.
-    pub(super) fn config(&self, noted: Noted, remote: IpAddr) -> io::Result<ServerConfig> {
+    pub(super) fn config(&self, noted: Noted, lane: LaneSlot, remote: IpAddr) -> io::Result<ServerConfig> {
         let tls = tls::server_config_noting(&self.identity, self.config.accept.clone(), PROTOCOL, noted)
             .map_err(io::Error::other)?;
         let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
         config
-            .transport_config(self.config.transport(remote))
+            .transport_config(self.config.transport(remote, lane))
             .max_incoming(self.config.handshakes_max)
             .incoming_buffer_size(INCOMING_BUFFER_BYTES)
             .incoming_buffer_size_total(INCOMING_BUFFER_BYTES_TOTAL);
@@ -94,7 +98,8 @@ impl Server {
         let address = incoming.remote_address();
         let noted = Noted::default();
         let limit = self.config.handshake_timeout;
-        let accepted = match self.config(noted.clone(), address.ip()) {
+        let lane = LaneSlot::default();
+        let accepted = match self.config(noted.clone(), lane.clone(), address.ip()) {
             Ok(config) => incoming.accept_with(Arc::new(config)),
             Err(error) => {
                 tracing::error!(%error, "no TLS configuration for an incoming connection");
@@ -125,6 +130,9 @@ impl Server {
             tracing::warn!(%address, %peer, max, "QUIC peer has too many connections");
             return connection.close(VarInt::from_u32(close::TOO_MANY), b"too many connections");
         };
+        let to_peer = self.config.links.lane(&peer);
+        let _assigned = self.shaper.assign(connection.remote_address(), to_peer.clone());
+        let _ = lane.set(to_peer);
         drop(place);
         self.serve(&connection, &peer).await;
     }

@@ -7,5 +7,6 @@ mod common;
 mod echo_service;
 mod grpc;
 mod hostile;
+mod links;
 mod quic;
 mod refusals;
