@@ -14,6 +14,11 @@ const CYCLE: [f64; 8] = [1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
 /// The phase that gives back the queue, and how many round trips it takes at most.
 const GIVE_BACK: usize = 1;
 const GIVE_BACK_ROUNDS: u32 = 3;
+/// The phase by whose end the effect of asking for more was measured; the growth of the rate that counts as an effect;
+/// and how many in a row are more than the noise of a busy host.
+const JUDGED: usize = 2;
+const PROBE_GREW: f64 = 1.15;
+const PROBES_TO_STARTUP: u32 = 2;
 /// What may be under way, in products of rate and shortest round trip: room for delayed acknowledgements, and for holding
 /// out beside flows that fill the queue.
 const WINDOW_GAIN: f64 = 2.0;
@@ -74,6 +79,9 @@ pub(super) struct Adaptive {
     grown_to: f64,
     rounds_flat: u32,
     full: bool,
+    /// The rate when a probe for more was last judged, and how many in a row have found more.
+    rate_before_probe: f64,
+    probes_grown: u32,
 }
 
 impl Adaptive {
@@ -97,6 +105,8 @@ impl Adaptive {
             grown_to: 0.0,
             rounds_flat: 0,
             full: false,
+            rate_before_probe: f64::MAX,
+            probes_grown: 0,
         }
     }
 
@@ -273,6 +283,21 @@ impl Adaptive {
         self.full = self.rounds_flat >= 3 || (losses > LOSS_HEAVY && self.rounds_flat >= 1);
     }
 
+    /// What asking for more has brought, three round trips later: the next phase, or a new startup (`None`). The first
+    /// startup may have ended early, when a host stood still or a link was disturbed, and links do become faster; at a
+    /// quarter more in eight round trips, finding the rate again would take a minute on a long link.
+    fn judge_probe(&mut self) -> Option<usize> {
+        let rate = self.rate().unwrap_or(0.0);
+        let grown = rate >= self.rate_before_probe * PROBE_GREW;
+        self.rate_before_probe = rate;
+        self.probes_grown = if grown { self.probes_grown + 1 } else { 0 };
+        if self.probes_grown < PROBES_TO_STARTUP {
+            return Some(if grown { 0 } else { JUDGED + 1 });
+        }
+        (self.grown_to, self.rounds_flat, self.full, self.probes_grown) = (rate, 0, false, 0);
+        None
+    }
+
     fn step(&mut self, now: Instant, round_ended: bool) {
         let Some((min_rtt, heard)) = self.min_rtt else { return };
         match self.state {
@@ -290,7 +315,8 @@ impl Adaptive {
                     _ => passed > min_rtt,
                 };
                 if over {
-                    self.state = State::ProbeBw { phase: (phase + 1) % CYCLE.len(), since: now };
+                    let next = if phase == JUDGED { self.judge_probe() } else { Some((phase + 1) % CYCLE.len()) };
+                    self.state = next.map_or(State::Startup, |phase| State::ProbeBw { phase, since: now });
                 }
             }
             State::ProbeRtt { until } if now >= until && round_ended => {

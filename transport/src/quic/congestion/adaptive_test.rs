@@ -101,6 +101,20 @@ fn a_link_that_becomes_slower_or_faster_is_followed() {
     }
 }
 
+/// A host that stands still, or a link that does, while the startup looks for the rate: whatever it took for the end of
+/// growth, the rate is found soon after.
+#[test]
+fn a_startup_that_was_disturbed_does_not_end_low() {
+    for (from, until) in [(400, 1500), (600, 2500), (900, 2000)] {
+        let disturbed = move |at: Duration| {
+            let slow = (from..until).contains(&at.as_millis());
+            fixed(if slow { 0.5 } else { 100.0 }, 200, if slow { 300 } else { 100 }, 0.001)(at)
+        };
+        let (share, _) = run(disturbed, Duration::from_secs(16));
+        assert!(share > 0.9, "{from} to {until} ms: {share}");
+    }
+}
+
 #[test]
 fn without_data_the_rate_is_not_forgotten() {
     let begin = Instant::now();

@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::LinkControl;
 
-/// How much may be sent at once after a pause, as time at the rate. Covers a timer of a millisecond that fires late on a
-/// busy machine; well below the 25 ms and more that the queue of a router holds.
+/// How much may be sent at once after a pause, as time at the rate: covers a timer of a millisecond that fires late on a
+/// busy machine, and is well below the 25 ms and more that the queue of a router holds.
 const BURST: Duration = Duration::from_millis(8);
-/// Bursts may always be this large: one segmented send.
+/// Slower links may send this much at once, as routers hold it whatever the rate, if it is not too long a time.
+const BURST_BYTES: f64 = 128_000.0;
+const BURST_LONGEST: Duration = Duration::from_millis(25);
+/// A burst is never smaller than one segmented send.
 const BURST_BYTES_MIN: f64 = 16_000.0;
 /// Of a provisioned rate, what we use: the rest keeps the circuit's own queue empty when clocks differ.
 const SHARE_OF_RATE: f64 = 0.998;
@@ -94,7 +97,8 @@ impl Lane {
     pub(crate) fn take(&self, bytes: usize, now: Instant) -> Result<(), Instant> {
         let Some(rate) = self.rate() else { return Ok(()) };
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        let burst = (rate * BURST.as_secs_f64()).max(BURST_BYTES_MIN);
+        let slow = BURST_BYTES.min(rate * BURST_LONGEST.as_secs_f64());
+        let burst = (rate * BURST.as_secs_f64()).max(slow).max(BURST_BYTES_MIN);
         let passed = bucket.filled.map_or(BURST, |filled| now.saturating_duration_since(filled));
         bucket.filled = Some(now);
         bucket.tokens = (bucket.tokens + rate * passed.as_secs_f64()).min(burst);
