@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_base::{NodeId, SiteName, VolumeId};
-use causeway_namespace_core::root::{NodeRecord, VolumeRecord};
+use causeway_namespace_core::root::{NodeRecord, VolumeSpec};
 use causeway_replicator_core::{Source, SourceId};
 use causeway_repository::archive::ChunkArchive;
 use causeway_topology::{BitRate, Price};
@@ -40,8 +40,8 @@ pub trait Directory: Send + Sync + Debug {
     /// All registered nodes.
     fn nodes(&self) -> Vec<NodeRecord>;
 
-    /// A volume's settings and epoch, if it is known.
-    fn volume(&self, id: VolumeId) -> Option<VolumeRecord>;
+    /// A volume's settings, if it is known.
+    fn volume(&self, id: VolumeId) -> Option<VolumeSpec>;
 
     /// The way to a site.
     fn way(&self, to: &SiteName) -> Way {
@@ -90,7 +90,7 @@ impl PeerSources {
 
 impl Sources for PeerSources {
     fn candidates(&self, volume: Option<VolumeId>, origin: Option<&SiteName>) -> Vec<Candidate> {
-        let spec = volume.and_then(|id| self.directory.volume(id)).map(|volume| volume.spec);
+        let spec = volume.and_then(|id| self.directory.volume(id));
         let holds = |site: &SiteName| {
             origin == Some(site) || spec.as_ref().is_some_and(|spec| spec.home == *site || spec.replicas.contains(site))
         };

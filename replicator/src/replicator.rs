@@ -23,7 +23,7 @@ use crate::ensure::Ensure;
 use crate::fetcher::Fetcher;
 use crate::follower::{Follower, FollowerStatus};
 use crate::local::{LocalChunks, Realms, blocking};
-use crate::service::{Needed, ReadThrough};
+use crate::service::{ChunkService, Needed, ReadThrough, ServiceLimits};
 use crate::source::Sources;
 use crate::volume::VolumeSource;
 use crate::watermarks::Watermarks;
@@ -111,6 +111,14 @@ impl Replicator {
         let ensure = Arc::new(Ensure::new(fetcher.impatient()));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         Ok(Arc::new(Self { parts, options, fetcher, ensure, watermarks, volumes: Mutex::default(), stop, tasks }))
+    }
+
+    /// The chunk service of this node, with the default bounds: a handler for its QUIC endpoint.
+    #[must_use]
+    pub fn service(&self) -> ChunkService {
+        let Parts { local, realms, counters, .. } = &self.parts;
+        let limits = ServiceLimits::default();
+        ChunkService::new(local.clone(), realms.clone(), self.elsewhere(), counters.clone(), limits)
     }
 
     /// Brings chunks here from elsewhere: what the node's [`crate::ChunkService`] reads through, by [`crate::service::Later`]. Lives

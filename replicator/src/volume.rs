@@ -55,6 +55,7 @@ pub trait VolumeSource: Send + Sync + Debug {
     /// [`ChangesError`].
     fn changes(&self, after: Seq, until: Seq) -> Result<ChangedKeys, ChangesError>;
 
-    /// The Raft term in which this node leads the volume now, if it does.
+    /// The Raft term in which this node leads the volume now, if it does. Term and leadership must come from one look: a
+    /// term read after leadership was lost would be the next leader's, and the repository would fence nobody.
     fn leads(&self) -> Option<u64>;
 }

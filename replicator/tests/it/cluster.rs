@@ -17,7 +17,7 @@ use causeway_namespace_core::digest::Digest;
 use causeway_namespace_core::inode::{Attr, Content, ManifestRef};
 use causeway_namespace_core::memory::MemoryRecords;
 use causeway_namespace_core::records::{ReadError, Record, Records};
-use causeway_namespace_core::root::{NodeRecord, VolumeRecord, VolumeSpec};
+use causeway_namespace_core::root::{NodeRecord, VolumeSpec};
 use causeway_replicator::{
     ChangedKeys, ChangesError, ChunkClient, ChunkService, Counters, Directory, FollowerStatus, Later, LocalChunks,
     Options, Parts, PeerSources, Replicator, ServiceLimits, VolumeSource, VolumeView, Way,
@@ -224,10 +224,10 @@ impl Directory for Book {
         self.nodes.lock().unwrap().clone()
     }
 
-    fn volume(&self, _: VolumeId) -> Option<VolumeRecord> {
+    fn volume(&self, _: VolumeId) -> Option<VolumeSpec> {
         let volume = self.volume.lock().unwrap();
-        let (spec, epoch) = volume.as_ref()?.spec.lock().unwrap().clone();
-        Some(VolumeRecord { id: VOLUME, epoch, spec })
+        let spec = volume.as_ref()?.spec.lock().unwrap().0.clone();
+        Some(spec)
     }
 
     fn way(&self, to: &SiteName) -> Way {
