@@ -26,6 +26,11 @@ impl ImageWriter {
     /// [`Error::Corrupt`], [`Error::Missing`] or [`Error::Digest`] if the image is damaged; the store's.
     pub async fn compact(&self) -> Result<Option<Published>, Error> {
         let started = Instant::now();
+        // As a rule there is nothing to do, and what the last publish left in memory says so without a request.
+        let few = self.newest().await?.is_none_or(|head| pick(&head.runs, self.options.runs_max).is_none());
+        if few {
+            return Ok(None);
+        }
         let Some(newest) = self.refresh().await? else { return Ok(None) };
         let Some(from) = pick(&newest.runs, self.options.runs_max) else { return Ok(None) };
         let merged = newest.runs[from..].to_vec();

@@ -1,7 +1,6 @@
 //! Figures of the whole path on a volume of a million files. Run by hand, in release:
 //! `cargo test --release -p causeway-repository --test it -- --ignored --nocapture figures`
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -76,17 +75,9 @@ fn source(files: u64, seq: u64, digest: Digest, records: ImageRecords) -> ImageS
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn figures() {
-    let directory = tempfile::tempdir().unwrap();
-    let here = directory.path().to_str().unwrap().to_owned();
-    let url = std::env::var("CAUSEWAY_FIGURES_URL").unwrap_or(here);
-    let files: u64 = std::env::var("CAUSEWAY_FIGURES_FILES").map_or(1_000_000, |files| files.parse().unwrap());
-    let repository = Repository::open(&url, RepositoryOptions::creating()).await.unwrap();
-    let options = WriterOptions::default();
-    let writer = Arc::new(ImageWriter::new(repository.clone(), ClusterId(1), VolumeId(1), options));
-
+/// An image as a running volume has it: a complete run, and as many runs of changes as are left uncompacted, or more.
+async fn publish_all(repository: &Repository, files: u64, publishes: u64, per_publish: u64) -> ImageWriter {
+    let writer = ImageWriter::new(repository.clone(), ClusterId(1), VolumeId(1), WriterOptions::default());
     let mut digest = Digest::default();
     let mut count = 0_u64;
     for (key, value) in records(files) {
@@ -97,32 +88,28 @@ async fn figures() {
     let full = ImageRecords::Full(Box::new(records(files).map(Ok)));
     let published = writer.publish(source(files, 1, digest, full)).await.unwrap();
     let took = started.elapsed().as_secs_f64();
+    let bytes = published.bytes;
     println!(
-        "full image: {files} files, {count} records, {} bytes, {took:.2} s, {:.0} records/s",
-        published.bytes,
+        "full image: {files} files, {count} records, {bytes} bytes, {took:.2} s, {:.0} records/s",
         count as f64 / took
     );
 
-    // A minute's worth: 60 publishes of 1,000 / 60 changed files each, all over the tree.
     let before = repository.requests();
     let started = Instant::now();
     let mut bytes = 0;
-    for seq in 2..62_u64 {
-        let mut changed = std::collections::BTreeMap::new();
-        for n in 0..17_u64 {
-            let folder = (seq * 17 + n) * 7919 % (files / FILES_PER_FOLDER);
-            let ino = 2 + folder * (FILES_PER_FOLDER + 1) + 1 + n;
-            changed.insert(ino, ());
-        }
-        let mut changes = Vec::new();
-        for ino in changed.into_keys() {
+    for seq in 2..2 + publishes {
+        let mut changes = std::collections::BTreeMap::new();
+        for n in 0..per_publish {
+            // All over the tree; each inode at most once, else the digest would need its last value.
+            let folder = (seq * per_publish + n) * 7919 % (files / FILES_PER_FOLDER);
+            let ino = 2 + folder * (FILES_PER_FOLDER + 1) + 1 + seq % FILES_PER_FOLDER;
             let key = key::inode(Ino(ino));
-            // Each inode changes at most once in this measurement, else the digest would need its last value.
+            let new = encode::to_bytes(&inode(ino, seq));
             digest.remove(&key, &encode::to_bytes(&inode(ino, 1)));
-            digest.add(&key, &encode::to_bytes(&inode(ino, seq)));
-            changes.push(Ok((key, Some(encode::to_bytes(&inode(ino, seq))))));
+            digest.add(&key, &new);
+            changes.insert(key, Some(new));
         }
-        let changes = Box::new(changes.into_iter());
+        let changes = Box::new(changes.into_iter().map(Ok));
         let records = ImageRecords::Changes { since_epoch: Epoch(1), since: Seq(seq - 1), changes };
         bytes += writer.publish(source(files, seq, digest, records)).await.unwrap().bytes;
         if let Some(compacted) = writer.compact().await.unwrap() {
@@ -131,34 +118,64 @@ async fn figures() {
     }
     let after = repository.requests();
     println!(
-        "60 publishes of 17 changes with compaction: {:.2} s, {bytes} bytes, {} puts, {} gets, {} lists",
+        "{publishes} publishes of {per_publish} changes, compaction included: {:.2} s, {bytes} bytes, {} puts, {} gets, {} lists",
         started.elapsed().as_secs_f64(),
         after.puts - before.puts,
         after.gets - before.gets,
         after.lists - before.lists,
     );
+    writer
+}
 
+/// `ls -l` of one folder with nothing known but the address. Gives the requests.
+async fn cold_listing(url: &str, folder: &'static str) -> u64 {
     let started = Instant::now();
-    let reader = DrReader::open(&url, RepositoryOptions::default()).await.unwrap();
+    let reader = DrReader::open(url, RepositoryOptions::default()).await.unwrap();
     let volume = reader.volume("big", None).await.unwrap();
-    let listed = tokio::task::spawn_blocking({
+    let listing = tokio::task::spawn_blocking({
         let volume = volume.clone();
         move || {
-            let (ino, _) = query::stat(&volume, b"folder-00004321").unwrap().unwrap();
+            let (ino, _) = query::stat(&volume, folder.as_bytes()).unwrap().unwrap();
             query::readdir_plus(&volume, ino, None, 1000).unwrap().len()
         }
-    })
-    .await
-    .unwrap();
+    });
+    assert_eq!(listing.await.unwrap() as u64, FILES_PER_FOLDER);
     let cold = reader.repository().requests();
     println!(
-        "cold ls -l of a folder of {listed}: {:.3} s, {} requests, {} bytes, {} runs",
+        "cold ls -l of a folder of {FILES_PER_FOLDER}: {:.3} s, {} requests, {} bytes, {} runs",
         started.elapsed().as_secs_f64(),
         cold.requests(),
         cold.bytes_got,
         volume.head().runs.len(),
     );
+    cold.requests()
+}
 
+#[tokio::test]
+async fn a_cold_listing_takes_at_most_twenty_requests() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = directory.path().to_str().unwrap();
+    let repository = Repository::open(url, RepositoryOptions::creating()).await.unwrap();
+    let writer = publish_all(&repository, 60_000, 7, 12).await;
+    assert_eq!(writer.newest().await.unwrap().unwrap().runs.len(), 8, "as many as there may be");
+    let requests = cold_listing(url, "folder-00000042").await;
+    assert!(requests <= 20, "{requests}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn figures() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path().to_str().unwrap().to_owned();
+    let url = std::env::var("CAUSEWAY_FIGURES_URL").unwrap_or(here);
+    let files: u64 = std::env::var("CAUSEWAY_FIGURES_FILES").map_or(1_000_000, |files| files.parse().unwrap());
+    let repository = Repository::open(&url, RepositoryOptions::creating()).await.unwrap();
+    // A minute's worth.
+    publish_all(&repository, files, 60, 17).await;
+    cold_listing(&url, "folder-00004321").await;
+
+    let reader = DrReader::open(&url, RepositoryOptions::default()).await.unwrap();
+    let volume = reader.volume("big", None).await.unwrap();
     let started = Instant::now();
     let read = tokio::task::spawn_blocking(move || volume.records().map(Result::unwrap).count()).await.unwrap();
     let took = started.elapsed().as_secs_f64();
