@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use causeway_base::{ChunkId, SiteName, VolumeId};
 use causeway_dedup::{EncodedChunk, Realm};
@@ -20,6 +21,8 @@ use crate::wire::{Cause, Received};
 const GROUP_BYTES: usize = 2 << 20;
 /// Or of this many chunks.
 const GROUP_CHUNKS: usize = 256;
+/// Or of what came in this time: on a slow link progress must be seen, and a reader waits.
+const GROUP_TIME: Duration = Duration::from_millis(250);
 /// Events between the transfers and the planner.
 const EVENTS_AHEAD: usize = 1024;
 
@@ -236,6 +239,7 @@ impl<'a> Run<'a> {
             ids: ids.clone(),
             group: Vec::new(),
             group_bytes: 0,
+            stored_at: Instant::now(),
             tell: self.tell.clone(),
             failed: self.failed.clone(),
         };
@@ -273,6 +277,7 @@ struct Sink {
     ids: Vec<ChunkId>,
     group: Vec<EncodedChunk>,
     group_bytes: usize,
+    stored_at: Instant,
     tell: mpsc::Sender<Told>,
     failed: Arc<OnceLock<LocalError>>,
 }
@@ -281,6 +286,7 @@ impl Sink {
     /// Whether more is wanted.
     fn store(&mut self) -> bool {
         self.group_bytes = 0;
+        self.stored_at = Instant::now();
         let group = std::mem::take(&mut self.group);
         if group.is_empty() {
             return true;
@@ -305,7 +311,7 @@ impl Consumer for Sink {
                 self.group_bytes += plain.len();
                 self.group.push(encoded.unwrap_or_else(|| EncodedChunk::encode(id, plain, self.level)));
                 let full = self.group_bytes >= GROUP_BYTES || self.group.len() >= GROUP_CHUNKS;
-                return !full || self.store();
+                return !(full || self.stored_at.elapsed() >= GROUP_TIME) || self.store();
             }
             Received::Missing { index } => Event::Lacks(self.batch, self.ids[index]),
             Received::Corrupt { index } => {

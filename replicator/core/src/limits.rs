@@ -33,7 +33,8 @@ impl Default for Limits {
             batch_bytes_max: 64 << 20,
             batches_per_source_max: 2,
             in_flight_bytes_max: 256 << 20,
-            stall_timeout: Duration::from_secs(10),
+            // The largest chunk arrives within it at 420 kbit/s.
+            stall_timeout: Duration::from_secs(20),
             retry_min: Duration::from_millis(100),
             retry_max: Duration::from_secs(10),
             failures_max: 8,

@@ -1,7 +1,7 @@
 //! The chunk service of a node: what other nodes and clients ask over QUIC.
 //!
 //! Each call has a task, made by the transport; disk, hashing and compression run on blocking threads that hand frames to
-//! it through bounded channels. Memory of a call: a fetch holds the compressor's window (8 MiB by default) and a few
+//! it through bounded channels. Memory of a call: a fetch holds the compressor's window (4 MiB by default) and a few
 //! frames; an upload at most [`upload::IN_FLIGHT_BYTES_MAX`]; a read at most a window of chunks. The number of calls at
 //! once is bounded by [`ServiceLimits`].
 
@@ -31,7 +31,7 @@ use crate::wire::{Cause, ChunkRequest, Frame, Refusal, service};
 /// Bounds of a [`ChunkService`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceLimits {
-    /// Fetches at once; each may hold two windows of the compressor (16 MiB by default).
+    /// Fetches at once; each may hold two windows of the compressor (8 MiB by default).
     pub fetches_max: usize,
     /// Uploads at once.
     pub uploads_max: usize,

@@ -181,3 +181,99 @@ fn count(counts: &mut EndCounts, plain_len: usize) {
 pub(crate) fn is_incompressible(chunk: &EncodedChunk) -> bool {
     chunk.codec == Codec::Raw && chunk.raw_len >= 16 << 10
 }
+
+#[cfg(test)]
+mod tests {
+    use causeway_base::RetryClass;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::StreamEncoder;
+
+    fn realm() -> Realm {
+        Realm::new("test", [3; 32])
+    }
+
+    fn plain(seed: u8, len: usize) -> Bytes {
+        (0..len).map(|at| seed.wrapping_mul(31).wrapping_add((at / 3) as u8)).collect::<Vec<u8>>().into()
+    }
+
+    /// What a good source answers to a request for `plains`: every third by itself, the rest in the stream.
+    fn answer(plains: &[Bytes], piece: usize) -> Vec<Frame> {
+        let mut encoder = StreamEncoder::new(1, 17).unwrap();
+        let mut frames = Vec::new();
+        let mut bytes = Vec::new();
+        for (index, plain) in (0..).zip(plains) {
+            if index % 3 == 0 {
+                let chunk = EncodedChunk::encode(realm().chunk_id(plain), plain.clone(), 3);
+                let EncodedChunk { codec, raw_len, payload, .. } = chunk;
+                frames.push(Frame::Chunk { index, codec, raw_len, payload });
+            } else {
+                bytes.extend_from_slice(&encoder.push(index, plain).unwrap().unwrap_or_default());
+            }
+        }
+        bytes.extend_from_slice(&encoder.finish().unwrap());
+        frames.extend(bytes.chunks(piece).map(|piece| Frame::Stream(Bytes::copy_from_slice(piece))));
+        frames.push(Frame::End(EndCounts::default()));
+        frames
+    }
+
+    fn take(plains: &[Bytes], frames: Vec<Frame>) -> (Vec<Received>, Result<bool, ReceiverError>) {
+        let wanted = plains.iter().map(|plain| (realm().chunk_id(plain), None)).collect();
+        let mut receiver = Receiver::new(realm(), wanted);
+        let mut got = Vec::new();
+        for frame in frames {
+            match receiver.frame(frame, |received| got.push(received)) {
+                Ok(None) => {}
+                Ok(Some(_)) => return (got, Ok(true)),
+                Err(error) => return (got, Err(error)),
+            }
+        }
+        (got, Ok(false))
+    }
+
+    proptest! {
+        #[test]
+        fn an_answer_comes_whole_however_it_is_cut(lens in prop::collection::vec(1_usize..5000, 1..20), piece in 1_usize..3000) {
+            let plains: Vec<Bytes> = (0..).zip(&lens).map(|(seed, len)| plain(seed, *len)).collect();
+            let (got, ended) = take(&plains, answer(&plains, piece));
+            prop_assert!(ended.unwrap());
+            let mut indexes = Vec::new();
+            for received in got {
+                let Received::Chunk { index, plain, .. } = received else { panic!("{received:?}") };
+                prop_assert_eq!(&plain, &plains[index]);
+                indexes.push(index);
+            }
+            indexes.sort_unstable();
+            prop_assert_eq!(indexes, (0..plains.len()).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn a_damaged_answer_gives_no_wrong_byte(
+            lens in prop::collection::vec(1_usize..2000, 1..12),
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0_u8..8), 1..6),
+        ) {
+            let plains: Vec<Bytes> = (0..).zip(&lens).map(|(seed, len)| plain(seed, *len)).collect();
+            let mut raw: Vec<Vec<u8>> = answer(&plains, 700).iter().map(|frame| frame.pieces().concat()).collect();
+            for (frame, at, bit) in flips {
+                let frame = frame.index(raw.len());
+                let at = at.index(raw[frame].len());
+                raw[frame][at] ^= 1 << bit;
+            }
+            let frames = raw.into_iter().map_while(|bytes| Frame::parse(bytes.into()).ok()).collect();
+            let (got, _) = take(&plains, frames);
+            for received in got {
+                if let Received::Chunk { index, plain, .. } = received {
+                    prop_assert_eq!(&plain, &plains[index]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_ends_the_answer_with_its_reason() {
+        let refusal = Refusal { class: RetryClass::Transient, message: "busy".to_owned() };
+        let (_, ended) = take(&[plain(1, 5)], vec![Frame::Refused(refusal)]);
+        assert_eq!(ended.unwrap_err().to_string(), "refused: busy");
+    }
+}

@@ -30,14 +30,15 @@ impl std::fmt::Debug for StreamEncoder {
 }
 
 impl StreamEncoder {
-    /// An encoder at a zstd level with a window of `2^window_log` bytes.
+    /// An encoder at a zstd level with a window of `2^window_log` bytes. Long-distance matching is on only for the largest
+    /// window: at smaller ones it costs a quarter of the speed for 2 % of the bytes.
     ///
     /// # Errors
     /// zstd refuses the parameters or finds no memory.
     pub fn new(level: i8, window_log: u8) -> io::Result<Self> {
         let mut zstd = zstd::stream::write::Encoder::new(Vec::with_capacity(PIECE_BYTES), i32::from(level))?;
         zstd.set_parameter(CParameter::WindowLog(u32::from(window_log.min(WINDOW_LOG_MAX))))?;
-        zstd.set_parameter(CParameter::EnableLongDistanceMatching(window_log > 21))?;
+        zstd.set_parameter(CParameter::EnableLongDistanceMatching(window_log >= 24))?;
         zstd.set_parameter(CParameter::ContentSizeFlag(false))?;
         Ok(Self { zstd })
     }
