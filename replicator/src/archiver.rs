@@ -180,7 +180,8 @@ impl Archiver {
             self.status.send_modify(|status| (status.published, status.published_at) = (Some(seq), Some(at)));
             return Ok(());
         }
-        let base = newest.filter(|head| head.seq <= seq);
+        // An image of another epoch may be of another history: its seqs say nothing about what changed since.
+        let base = newest.filter(|head| head.epoch == epoch && head.seq <= seq);
         let changed = changed_keys(&self.source, base.as_ref().map(|head| head.seq), seq, false).await?;
         if volume != VolumeId::ROOT {
             let files = changed.clone().map_or_else(Files::all, |keys| Files::Changed(keys.into_iter()));
