@@ -4,5 +4,6 @@
 mod chunk_calls;
 mod cluster;
 mod common;
+mod figures;
 mod follow;
 mod image;
