@@ -129,7 +129,7 @@ fn purge(wal: &Wal, group: u64, index: u64, model: &mut Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn the_log_holds_what_a_map_would(steps in steps()) {
