@@ -1,14 +1,26 @@
 //! The command line: one file a command.
 
 pub mod args;
+pub(crate) mod copy;
+mod dev;
+mod dr;
 pub mod exit;
+pub(crate) mod files;
 mod init;
+pub(crate) mod session;
+pub(crate) mod show;
+mod status;
+pub(crate) mod volume;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
+use anyhow::Context as _;
 use args::{Cli, Command, ConfigCommand};
+use causeway_namespace::client::ClientError;
+use causeway_namespace_core::command::Errno;
+use causeway_vfs::VfsError;
 use exit::{Exit, Failure};
 
 use crate::config::{Config, ConfigError};
@@ -30,15 +42,61 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<Exit> {
+    let global = cli.global;
     match cli.command {
-        Command::Init(args) => init::run(&cli.global, args),
-        Command::Config(ConfigCommand::Check) => config_check(&cli.global),
+        Command::Init(args) => init::run(&global, args),
+        Command::Config(ConfigCommand::Check) => config_check(&global),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "causeway", &mut std::io::stdout());
             Ok(Exit::Done)
         }
-        other => Err(Failure::error(Exit::Usage, format!("not wired yet: {other:?}"))),
+        // These end their children and remove their files themselves when they are interrupted.
+        Command::Demo(args) => on_runtime(crate::demo::run(&global, args)),
+        Command::Dev(args) => on_runtime(dev::run(args)),
+        Command::Node(args) => on_runtime(crate::node::run(&global, args)),
+        command => on_runtime(async {
+            tokio::select! {
+                ended = client(&global, command) => ended,
+                _ = tokio::signal::ctrl_c() => {
+                    eprintln!("interrupted: what was under way may or may not have happened");
+                    Ok(Exit::Interrupted)
+                }
+            }
+        }),
     }
+}
+
+/// Commands that talk to a cluster or a repository and end.
+async fn client(global: &args::Global, command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Volume(command) => volume::run(global, command).await,
+        Command::Put(args) => copy::put(global, args).await,
+        Command::Get(args) => copy::get(global, args).await,
+        Command::Cp(args) => copy::cp(global, args).await,
+        Command::Ls(args) => files::ls(global, args).await,
+        Command::Cat(args) => files::cat(global, args).await,
+        Command::Stat(args) => files::stat(global, args).await,
+        Command::Mkdir(args) => files::mkdir(global, args).await,
+        Command::Mv(args) => files::mv(global, args).await,
+        Command::Rm(args) => files::rm(global, args).await,
+        Command::Status => status::status(global).await,
+        Command::Sync(command) => status::sync(global, command).await,
+        Command::Dr(command) => dr::run(global, command).await,
+        Command::Demo(_)
+        | Command::Dev(_)
+        | Command::Init(_)
+        | Command::Node(_)
+        | Command::Config(_)
+        | Command::Completions { .. } => Err(Failure::error(Exit::Usage, "not a client command")),
+    }
+}
+
+fn on_runtime(work: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let ended = runtime.block_on(work);
+    // A blocking thread that reads a slow disk must not keep a command that has ended.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    ended
 }
 
 fn config_check(global: &args::Global) -> anyhow::Result<Exit> {
@@ -69,6 +127,18 @@ fn exit_of_error(error: &anyhow::Error) -> Exit {
     }
     if error.downcast_ref::<ConfigError>().is_some() {
         return Exit::Usage;
+    }
+    if let Some(error) = error.downcast_ref::<VfsError>() {
+        return match error.errno() {
+            Some(Errno::NotFound) => Exit::NotFound,
+            _ => exit::exit_of(error.retry_class()),
+        };
+    }
+    if let Some(error) = error.downcast_ref::<ClientError>() {
+        return match error.refusal().map(|refusal| refusal.code) {
+            Some(Errno::NotFound) => Exit::NotFound,
+            _ => exit::exit_of(error.retry_class()),
+        };
     }
     Exit::Failed
 }

@@ -3,5 +3,6 @@
 mod create;
 mod local;
 
+pub(crate) use create::CONFIG_FILE;
 pub use create::{NewCluster, create};
 pub use local::{LocalCluster, READY};

@@ -1,0 +1,111 @@
+//! `causeway status` and `causeway sync wait`
+
+use causeway_base::{ByteSize, Seq};
+use causeway_namespace::{Consistency, SyncTarget};
+use serde::Serialize;
+
+use super::args::{Global, SyncCommand};
+use super::exit::Exit;
+use super::session::Session;
+use crate::output::{self, table};
+
+pub(super) async fn status(global: &Global) -> anyhow::Result<Exit> {
+    let session = Session::connect(global).await?;
+    let status = session.vfs.names().status().await?;
+    let volumes = session.vfs.names().volumes().await?;
+    let all_up = status.nodes.iter().all(|node| node.status.is_ok());
+    output::print(global.output, &status, |status| {
+        let name = |volume: causeway_base::VolumeId| {
+            let found = volumes.iter().find(|known| known.id == volume);
+            found.map_or_else(|| "(root)".to_owned(), |volume| volume.spec.name.clone())
+        };
+        let mut text = format!("cluster {} epoch {}\n", status.cluster, status.epoch.get());
+        let nodes = status.nodes.iter().map(|report| {
+            let node = &report.node;
+            let (state, uptime) = match &report.status {
+                Ok(up) => ("up".to_owned(), format!("{} s", up.uptime.as_secs())),
+                Err(why) => (format!("unreachable: {why}"), String::new()),
+            };
+            let stores = report.status.iter().flat_map(|up| &up.stores);
+            let stores: Vec<_> = stores
+                .map(|store| format!("{} {} ({})", store.name, ByteSize(store.stored_bytes), store.state))
+                .collect();
+            vec![node.id.get().to_string(), node.site.to_string(), state, uptime, stores.join("; ")]
+        });
+        text.push_str(&table(&["node", "site", "state", "up for", "stores"], &[0, 3], nodes));
+        let mut groups = Vec::new();
+        for report in &status.nodes {
+            let Ok(up) = &report.status else { continue };
+            for group in &up.groups {
+                let watermark = up.watermark(group.volume).map_or_else(String::new, |mark| match &mark.stalled {
+                    None if mark.seq >= group.applied => format!("in sync up to {}", mark.seq),
+                    None => format!("{} ({} chunks owed)", mark.seq, mark.missing_chunks),
+                    Some(why) => format!("{} stalled: {why}", mark.seq),
+                });
+                let archive = up.archives.iter().find(|archive| archive.volume == group.volume);
+                let archived = archive.map_or_else(String::new, |archive| match &archive.stalled {
+                    None => archive.seq.to_string(),
+                    Some(why) => format!("{} stalled: {why}", archive.seq),
+                });
+                groups.push(vec![
+                    name(group.volume),
+                    report.node.site.to_string(),
+                    if group.leader == Some(report.node.id) { "leader" } else { "" }.to_owned(),
+                    group.term.to_string(),
+                    group.applied.to_string(),
+                    group.digest.chars().take(12).collect(),
+                    watermark,
+                    archived,
+                    group.stopped.clone().unwrap_or_default(),
+                ]);
+            }
+        }
+        groups.sort();
+        text.push('\n');
+        let header = ["volume", "site", "role", "term", "seq", "digest", "data", "archived", "stopped"];
+        text.push_str(&table(&header, &[3, 4], groups));
+        text
+    })?;
+    Ok(if all_up { Exit::Done } else { Exit::Partial })
+}
+
+#[derive(Serialize)]
+struct Waited {
+    volume: String,
+    site: String,
+    reached: bool,
+    watermark: u64,
+    seq: u64,
+    seconds: f64,
+}
+
+pub(super) async fn sync(global: &Global, command: SyncCommand) -> anyhow::Result<Exit> {
+    let SyncCommand::Wait { volume, at, seq, deadline } = command;
+    let session = Session::connect(global).await?;
+    let names = session.vfs.names();
+    let id = names.volume(&volume, Consistency::Linearizable).await?.volume.id;
+    let started = std::time::Instant::now();
+    let waited = names.sync_wait(id, SyncTarget::Site(at.clone()), seq.map(Seq), deadline).await?;
+    let waited = Waited {
+        volume,
+        site: at.to_string(),
+        reached: waited.reached,
+        watermark: waited.watermark.get(),
+        seq: waited.seq.get(),
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    output::print(global.output, &waited, |waited| {
+        if waited.reached {
+            format!(
+                "{}: {} is verified in sync up to seq {} ({:.1} s)",
+                waited.volume, waited.site, waited.watermark, waited.seconds
+            )
+        } else {
+            format!(
+                "{}: {} holds everything up to seq {} only, {} was asked for; `causeway status` shows what is owed",
+                waited.volume, waited.site, waited.watermark, waited.seq
+            )
+        }
+    })?;
+    Ok(if waited.reached { Exit::Done } else { Exit::Unavailable })
+}

@@ -1,0 +1,74 @@
+//! A node's data folder: who uses it, and what stands in it.
+//!
+//! ```text
+//! LOCK        held by the process that uses the folder
+//! namespace/  the write-ahead log, snapshots, node.id
+//! state/      records of all groups (ordered store)
+//! packs/      chunks
+//! index/      the index of the chunks (ordered store; can be rebuilt from packs/)
+//! sync/       how far each volume's bytes are here
+//! ```
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::cli::exit::{Exit, Failure};
+
+/// A data folder that belongs to this process until it is dropped.
+#[derive(Debug)]
+pub(crate) struct DataFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataFolder {
+    /// Makes the folder if need be, and claims it.
+    pub(crate) fn claim(path: PathBuf) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&path).with_context(|| format!("create the data folder {}", path.display()))?;
+        let name = path.join("LOCK");
+        let lock = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&name)
+            .with_context(|| format!("open {}", name.display()))?;
+        if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            if error == rustix::io::Errno::WOULDBLOCK {
+                let message = format!(
+                    "the data folder {} is in use by another process.\n  hint: a node runs once; stop the other one first",
+                    path.display()
+                );
+                return Err(Failure::error(Exit::Refused, message));
+            }
+            return Err(error).with_context(|| format!("lock {}", name.display()));
+        }
+        Ok(Self { path, _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn namespace(&self) -> PathBuf {
+        self.path.join("namespace")
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.path.join("state")
+    }
+
+    pub(crate) fn packs(&self) -> PathBuf {
+        self.path.join("packs")
+    }
+
+    pub(crate) fn index(&self) -> PathBuf {
+        self.path.join("index")
+    }
+
+    pub(crate) fn sync(&self) -> PathBuf {
+        self.path.join("sync")
+    }
+}

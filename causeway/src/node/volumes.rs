@@ -1,0 +1,144 @@
+//! Volumes as the replicator works on them, attached and detached as the root group's table says.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use causeway_base::{Epoch, Seq, SiteName, VolumeId};
+use causeway_namespace::Namespace;
+use causeway_namespace_core::digest::Digest;
+use causeway_namespace_core::records::{ReadError, Record, Records};
+use causeway_namespace_core::root::VolumeSpec;
+use causeway_namespace_raft::store::ViewError;
+use causeway_namespace_raft::{Group, StateView};
+use causeway_replicator::{ChangedKeys, ChangesError, Replicator, VolumeSource, VolumeView};
+use tokio::sync::watch;
+
+use super::bound::root_spec;
+
+/// A volume (or the root group) of this node.
+#[derive(Debug)]
+struct NodeVolume {
+    id: VolumeId,
+    group: Arc<Group>,
+    namespace: Arc<Namespace>,
+    site: SiteName,
+}
+
+#[derive(Debug)]
+struct View(StateView, Digest);
+
+impl Records for View {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        self.0.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Record>, ReadError> {
+        self.0.scan(from, to, limit)
+    }
+}
+
+impl VolumeView for View {
+    fn seq(&self) -> Seq {
+        self.0.seq()
+    }
+
+    fn digest(&self) -> Digest {
+        self.1
+    }
+}
+
+impl VolumeSource for NodeVolume {
+    fn id(&self) -> VolumeId {
+        self.id
+    }
+
+    fn spec(&self) -> (VolumeSpec, Epoch) {
+        let catalog = self.namespace.catalog();
+        match catalog.volumes.get(&self.id) {
+            Some(volume) => (volume.spec.clone(), volume.epoch),
+            None => {
+                let epoch = catalog.cluster.as_ref().map_or(Epoch(0), |cluster| cluster.epoch);
+                (root_spec(self.site.clone()), epoch)
+            }
+        }
+    }
+
+    fn watch_applied(&self) -> watch::Receiver<Seq> {
+        self.group.watch_applied()
+    }
+
+    fn view(&self) -> Result<Box<dyn VolumeView>, ReadError> {
+        let view = self.group.view().map_err(|error| ReadError::Store(error.to_string()))?;
+        // A view of the newest state knows its digest.
+        let digest = view.digest().ok_or_else(|| ReadError::Store("a view without a digest".into()))?;
+        Ok(Box::new(View(view, digest)))
+    }
+
+    fn changes(&self, after: Seq, until: Seq) -> Result<ChangedKeys, ChangesError> {
+        let changes = self.group.changes(after, until).map_err(changes_error)?;
+        Ok(Box::new(changes.flat_map(|changed| match changed {
+            Ok(changed) => changed.keys.into_iter().map(Ok).collect::<Vec<_>>(),
+            Err(error) => vec![Err(changes_error(error))],
+        })))
+    }
+
+    fn leads(&self) -> Option<u64> {
+        // Both from one look: a term read after leadership was lost would be the next leader's, and fence nobody.
+        let status = self.group.status();
+        (status.leader == Some(self.namespace.id())).then_some(status.term)
+    }
+}
+
+fn changes_error(error: ViewError) -> ChangesError {
+    match error {
+        ViewError::TooOld { wanted, .. } => ChangesError::TooOld(wanted),
+        other => ChangesError::Read(ReadError::Store(other.to_string())),
+    }
+}
+
+/// Attaches the groups that run here to the replicator, as they come and go. Ends when the node shuts down.
+pub(super) async fn follow(namespace: Arc<Namespace>, replicator: Arc<Replicator>, site: SiteName) {
+    let mut catalog = namespace.watch_catalog();
+    let stop = namespace.stopping().clone();
+    let mut attached = BTreeSet::new();
+    loop {
+        let wanted: BTreeSet<VolumeId> = {
+            let catalog = catalog.borrow_and_update();
+            catalog.volumes.keys().copied().chain([VolumeId::ROOT]).collect()
+        };
+        let mut waiting = false;
+        for id in &wanted {
+            if attached.contains(id) {
+                continue;
+            }
+            match namespace.group(*id) {
+                Some(group) => {
+                    let volume = NodeVolume { id: *id, group, namespace: namespace.clone(), site: site.clone() };
+                    replicator.attach(Arc::new(volume));
+                    attached.insert(*id);
+                }
+                // Without a replica here there is nothing to wait for; one that starts is seen at the next look.
+                None => waiting = true,
+            }
+        }
+        attached.retain(|id| {
+            let keep = wanted.contains(id);
+            if !keep {
+                replicator.detach(*id);
+            }
+            keep
+        });
+        let look_again = async {
+            match waiting {
+                true => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = catalog.changed() => if changed.is_err() { return },
+            () = look_again => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
