@@ -1,1 +1,9 @@
-//! Whole-system tests: processes, faults, invariants.
+//! Whole-system tests: the built binary under faults, and the invariants that must hold whatever happens.
+//!
+//! - [`program`]: finds (and builds, if need be) the binary under test.
+//! - [`kill`]: nodes are killed at random moments under a workload; what was acknowledged must be there afterwards.
+//!
+//! A failed request counts as *unknown*: its effect may or may not be seen.
+
+pub mod kill;
+pub mod program;

@@ -1,0 +1,89 @@
+//! A cluster of the built binary for one test, and its command line.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use causeway::cluster::{LocalCluster, NewCluster, create};
+use causeway::config::Config;
+use causeway_base::NodeId;
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_causeway");
+
+/// Three sites that run, with the volume `data`: home zurich, replica westeurope, cache eastus.
+pub(crate) struct Cluster {
+    pub(crate) nodes: LocalCluster,
+    pub(crate) config: Config,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+/// Writes a cluster that does not run yet.
+pub(crate) fn new_config(dir: PathBuf) -> Config {
+    create(&NewCluster {
+        dir,
+        id: None,
+        realm_key: None,
+        sites: ["zurich", "westeurope", "eastus"].map(|site| site.parse().unwrap()).into(),
+        first_node: NodeId(1),
+        host: "127.0.0.1".into(),
+        base_port: 0,
+        repository: "../repository".into(),
+        certificate_life: Duration::from_secs(3600),
+    })
+    .unwrap()
+}
+
+impl Cluster {
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = new_config(folder.path().join("cluster"));
+        let mut nodes = LocalCluster::new(PROGRAM.into(), &config);
+        nodes.start([1, 2, 3].map(NodeId)).await.unwrap();
+        let cluster = Self { nodes, config, folder };
+        cluster.ok(["volume", "create", "data", "--home", "zurich", "--replicas", "zurich,westeurope"]);
+        cluster
+    }
+
+    /// Runs a command to its end; `Output` with its exit code.
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Output {
+        run_with(&self.config.path, args)
+    }
+
+    /// Runs a command that must succeed; its standard output.
+    pub(crate) fn ok<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Vec<u8> {
+        let output = self.run(args);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        output.stdout
+    }
+
+    /// Runs a command that must end with an exit code; its standard error.
+    pub(crate) fn fails<S: AsRef<OsStr>>(&self, code: i32, args: impl IntoIterator<Item = S>) -> String {
+        let output = self.run(args);
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Runs a command with JSON output.
+    pub(crate) fn json<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> serde_json::Value {
+        let args: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        let output =
+            self.ok([OsStr::new("--output"), OsStr::new("json")].into_iter().chain(args.iter().map(AsRef::as_ref)));
+        serde_json::from_slice(&output).unwrap()
+    }
+}
+
+pub(crate) fn run_with<S: AsRef<OsStr>>(config: &Path, args: impl IntoIterator<Item = S>) -> Output {
+    let mut command = Command::new(PROGRAM);
+    command.arg("--config").arg(config).args(args).env_remove("CAUSEWAY_CONFIG").env_remove("CAUSEWAY_SITE");
+    command.output().unwrap()
+}
+
+pub(crate) fn text(output: &Output) -> String {
+    format!(
+        "{}\nstdout: {}\nstderr: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
