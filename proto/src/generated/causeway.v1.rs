@@ -888,7 +888,8 @@ pub mod namespace_client {
                 .insert(GrpcMethod::new("causeway.v1.Namespace", "Walk"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// The volume in which a path of the namespace lies, or the names of mounts below it.
+        /// The volume in which a path of the namespace lies, or the names of mounts below it. A volume that the node does not know
+        /// is asked of the root group, if that can be reached.
         pub async fn resolve(
             &mut self,
             request: impl tonic::IntoRequest<super::ResolveRequest>,
@@ -970,7 +971,8 @@ pub mod namespace_server {
             &self,
             request: tonic::Request<super::WalkRequest>,
         ) -> std::result::Result<tonic::Response<Self::WalkStream>, tonic::Status>;
-        /// The volume in which a path of the namespace lies, or the names of mounts below it.
+        /// The volume in which a path of the namespace lies, or the names of mounts below it. A volume that the node does not know
+        /// is asked of the root group, if that can be reached.
         async fn resolve(
             &self,
             request: tonic::Request<super::ResolveRequest>,
@@ -1411,7 +1413,11 @@ pub struct VolumeCreateResponse {
     pub volume: ::core::option::Option<Volume>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct VolumeListRequest {}
+pub struct VolumeListRequest {
+    /// Of the root group.
+    #[prost(message, optional, tag = "1")]
+    pub consistency: ::core::option::Option<Consistency>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct VolumeListResponse {
     #[prost(message, repeated, tag = "1")]
