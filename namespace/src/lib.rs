@@ -13,6 +13,7 @@ mod content;
 mod entry;
 mod error;
 mod incarnation;
+mod metered;
 mod node;
 mod peers;
 mod read;

@@ -27,7 +27,9 @@ use futures::{Stream, StreamExt};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use crate::metered::{Counter, Metered};
 use crate::rpc;
+use crate::status::WireBytes;
 use crate::wire;
 
 /// Room for the fields around a Raft payload.
@@ -51,6 +53,7 @@ struct Peer {
     address: String,
     raft: Channel,
     control: Channel,
+    counter: Arc<Counter>,
 }
 
 impl std::fmt::Debug for Peers {
@@ -78,21 +81,38 @@ impl Peers {
             if known.is_some_and(|known| known.site == node.site && known.address == node.grpc) {
                 continue;
             }
-            match self.peer(node) {
-                Ok(peer) => drop(peers.insert(node.id, peer)),
+            // A moved node keeps its count.
+            let counter = known.map(|known| known.counter.clone()).unwrap_or_default();
+            match self.peer(node, counter) {
+                Ok(peer) => {
+                    peers.insert(node.id, peer);
+                }
                 Err(error) => tracing::error!(node = %node.id, %error, "no TLS configuration towards a peer"),
             }
         }
     }
 
-    fn peer(&self, node: &NodeRecord) -> Result<Peer, String> {
+    fn peer(&self, node: &NodeRecord, counter: Arc<Counter>) -> Result<Peer, String> {
         let config = ChannelConfig { connect_timeout: CONNECT_TIMEOUT, ..ChannelConfig::default() };
+        let network: Arc<dyn Dial> = Arc::new(Metered { network: self.network.clone(), counter: counter.clone() });
         let channel = || {
             let expect = ExpectPeer::Exactly(PeerId::node(node.site.clone(), node.id));
-            grpc::channel_with(&node.grpc, &self.identity, expect, config, self.network.clone())
+            grpc::channel_with(&node.grpc, &self.identity, expect, config, network.clone())
                 .map_err(|error| error.to_string())
         };
-        Ok(Peer { site: node.site.clone(), address: node.grpc.clone(), raft: channel()?, control: channel()? })
+        Ok(Peer { site: node.site.clone(), address: node.grpc.clone(), raft: channel()?, control: channel()?, counter })
+    }
+
+    /// Bytes on the connections that this node made, since its start.
+    pub(crate) fn wire(&self) -> Vec<WireBytes> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        let bytes = |(node, peer): (&NodeId, &Peer)| WireBytes {
+            peer: PeerId::node(peer.site.clone(), *node).to_string(),
+            protocol: "grpc".to_owned(),
+            sent: peer.counter.sent(),
+            received: peer.counter.received(),
+        };
+        peers.iter().map(bytes).collect()
     }
 
     fn known(&self, node: NodeId) -> Result<Peer, LinkError> {

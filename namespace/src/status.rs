@@ -96,7 +96,8 @@ pub struct ArchiveStatus {
     pub stalled: Option<String>,
 }
 
-/// Bytes on the wire to and from a peer, since the node started.
+/// Bytes on the wire to and from a peer, since the node started. Of gRPC a node counts the connections that it made, so the
+/// sum over all nodes counts every byte between nodes once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct WireBytes {
     /// `site/zurich/node/1` or `client/name`.

@@ -9,18 +9,27 @@ use causeway_proto::v1;
 use super::attempt::bad_answer;
 use super::{ClientError, NamespaceClient, Node};
 use crate::entry::VolumeReport;
-use crate::read::{Freshness, Read};
+use crate::read::{Consistency, Freshness, Read};
 use crate::status::{ClusterStatus, NodeStatus, SyncTarget, SyncWaited};
 use crate::wire::{self, Wire, WireError};
 
 impl NamespaceClient {
-    /// All volumes, as the answering node knows them.
+    /// All volumes, by id.
     ///
     /// # Errors
     /// [`ClientError`]. Cancel safety: may be dropped at any time.
     pub async fn volumes(&self) -> Result<Vec<VolumeRecord>, ClientError> {
+        self.volumes_as(Consistency::Linearizable).await
+    }
+
+    /// As [`NamespaceClient::volumes`], as fresh as asked.
+    ///
+    /// # Errors
+    /// As [`NamespaceClient::volumes`].
+    pub async fn volumes_as(&self, freshness: impl Into<Freshness>) -> Result<Vec<VolumeRecord>, ClientError> {
+        let message = v1::VolumeListRequest { consistency: Some(freshness.into().into_wire()) };
         let attempt = |node: Node, limit| {
-            let request = self.request(v1::VolumeListRequest {}, limit);
+            let request = self.request(message, limit);
             async move { node.admin().volume_list(request).await }
         };
         let answer = self.try_all("list volumes", attempt).await?;

@@ -113,13 +113,14 @@ impl Node {
 }
 
 impl NamespaceClient {
-    /// A client whose cluster has answered: a wrong address, certificate or cluster is told here.
+    /// A client to which a node of the cluster has answered, with a leader or without: a wrong address, certificate or
+    /// cluster is told here.
     ///
     /// # Errors
-    /// [`ClientError::Config`] without a node; else what [`NamespaceClient::volumes`] gives.
+    /// [`ClientError::Config`] without a node; else [`ClientError`].
     pub async fn connect(config: ClientConfig, identity: &Arc<IdentityStore>) -> Result<Self, ClientError> {
         let client = Self::lazy(config, identity)?;
-        client.volumes().await?;
+        client.node_status().await?;
         Ok(client)
     }
 

@@ -106,7 +106,8 @@ impl NamespaceClient {
         Walk::new(self.clone(), volume, at, plus, freshness.into())
     }
 
-    /// Where an absolute path of the namespace leads, by the mounts as the answering node knows them.
+    /// Where an absolute path of the namespace leads, by the mounts as the answering node knows them; what it does not
+    /// know, it asks the root group, if that can be reached.
     ///
     /// # Errors
     /// As [`NamespaceClient::stat`].

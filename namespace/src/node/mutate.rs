@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use causeway_base::{ClientId, VolumeId};
-use causeway_namespace_core::command::{OPS_MAX, Op, Outcome, REQUEST_BYTES_MAX, Request, RequestBody, SessionId};
+use causeway_namespace_core::command::{OPS_MAX, Op, Outcome, Request, RequestBody, SessionId};
 use causeway_namespace_core::inode::{Content, ManifestRef};
 use causeway_namespace_core::root::VolumeRecord;
 use tokio::time::Instant;
@@ -24,7 +24,9 @@ impl Namespace {
         client: ClientId,
         deadline: Duration,
     ) -> Result<(SessionId, Proposed), Error> {
-        let volume = self.volume(volume)?;
+        let started = Instant::now();
+        let volume = self.find_volume(volume, deadline).await?;
+        let deadline = deadline.saturating_sub(started.elapsed());
         let proposed = self.propose(&volume, RequestBody::OpenSession { client }, deadline).await?;
         match proposed.outcome {
             Outcome::Session(id) => Ok((id, proposed)),
@@ -42,7 +44,7 @@ impl Namespace {
     /// Cancel safety: dropping it leaves the outcome unknown.
     pub async fn mutate(&self, volume: VolumeId, batch: Numbered, deadline: Duration) -> Result<Proposed, Error> {
         let started = Instant::now();
-        let volume = self.volume(volume)?;
+        let volume = self.find_volume(volume, deadline).await?;
         let Numbered { session, number, acked_below, mut ops } = batch;
         if ops.is_empty() || ops.len() > OPS_MAX {
             return Err(Error::Invalid(format!("a batch of {} operations, 1 to {OPS_MAX} are allowed", ops.len())));
@@ -90,10 +92,6 @@ impl Namespace {
 
     async fn propose(&self, volume: &VolumeRecord, body: RequestBody, deadline: Duration) -> Result<Proposed, Error> {
         let request = Request { at: self.clock.now(), body };
-        let len = request.encode().len();
-        if len > REQUEST_BYTES_MAX {
-            return Err(Error::Invalid(format!("a batch of {len} bytes, at most {REQUEST_BYTES_MAX} are allowed")));
-        }
         self.forward.propose(volume.id, &volume.spec.voters, &request, deadline).await
     }
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use causeway_base::{Ino, VolumeId};
+use causeway_base::{Ino, Seq, VolumeId};
 use causeway_namespace_core::command::{At, Errno};
 use causeway_namespace_core::inode::FileKind;
 use causeway_namespace_core::query;
 use causeway_namespace_core::records::{ReadError, Records};
+use tokio::time::Instant;
 
 use super::{Namespace, blocking};
 use crate::entry::{Entry, Found, Page, Place};
@@ -22,6 +23,8 @@ pub(crate) const PAGE_DEFAULT: u32 = 1000;
 pub(crate) const PAGE_BYTES: usize = 2 << 20;
 /// Most paths of one `stat_many`.
 pub(crate) const STATS_MAX: usize = 4096;
+/// Longest wait for the root group where what is known here would do.
+const REFRESH_MAX: Duration = Duration::from_secs(1);
 /// Entries read from the store at once.
 const STEP: usize = 256;
 
@@ -45,22 +48,13 @@ impl Namespace {
         freshness: impl Into<Freshness>,
         deadline: Duration,
     ) -> Result<Snapshot, Error> {
-        let Some(replica) = self.replica(volume) else {
-            return Err(self.absent(volume));
+        let started = Instant::now();
+        let replica = match self.replica(volume) {
+            Some(replica) => replica,
+            None => self.find_replica(volume, deadline).await?,
         };
-        let (view, state) = replica.view(freshness.into(), deadline).await?;
+        let (view, state) = replica.view(freshness.into(), deadline.saturating_sub(started.elapsed())).await?;
         Ok(Snapshot { view, state })
-    }
-
-    fn absent(&self, volume: VolumeId) -> Error {
-        if volume == VolumeId::ROOT {
-            let last = "this node has not joined its cluster yet".to_owned();
-            return Error::NoLeader { group: volume, waited: Duration::ZERO, last };
-        }
-        match self.volume(volume) {
-            Ok(record) => Error::NoReplica { volume, voters: record.spec.voters },
-            Err(error) => error,
-        }
     }
 
     /// One inode. Reads some records of the store where it is called: they are few, and mostly cached.
@@ -119,12 +113,20 @@ impl Namespace {
         Ok(Read { state, value: blocking(read).await? })
     }
 
-    /// Where an absolute path of the namespace leads.
+    /// Where an absolute path of the namespace leads, and the seq of the root group at which it does. What is in no volume
+    /// that this node knows is looked up again once the root group was asked; where that is out of reach for a second, what
+    /// is known here must do.
     ///
     /// # Errors
-    /// The rules for paths.
-    pub fn resolve(&self, path: &Bytes) -> Result<Place, Errno> {
-        self.catalog.borrow().resolve(path)
+    /// The rules for paths. Cancel safe.
+    pub async fn resolve(&self, path: &Bytes, deadline: Duration) -> Result<(Place, Seq), Errno> {
+        let mut catalog = self.catalog();
+        let mut place = catalog.resolve(path)?;
+        if !matches!(place, Place::InVolume { .. }) && self.refresh_catalog(deadline.min(REFRESH_MAX)).await.is_ok() {
+            catalog = self.catalog();
+            place = catalog.resolve(path)?;
+        }
+        Ok((place, catalog.seq))
     }
 }
 

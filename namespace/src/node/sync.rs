@@ -27,7 +27,7 @@ impl Namespace {
         deadline: Duration,
     ) -> Result<SyncWaited, Error> {
         let started = Instant::now();
-        self.volume(volume)?;
+        self.find_volume(volume, deadline).await?;
         let seq = match seq {
             Some(seq) => seq,
             None => self.snapshot(volume, Consistency::Linearizable, deadline).await?.state.seq,

@@ -41,8 +41,9 @@ impl Namespace {
         Ok(group)
     }
 
-    /// Starts what the catalog has here and does not run yet. One that cannot start is tried again with the next catalog.
-    async fn start_volumes(&self, catalog: &Catalog) {
+    /// Starts what the catalog has here and does not run yet; `false` if one did not start.
+    async fn start_volumes(&self, catalog: &Catalog) -> bool {
+        let mut all = true;
         for volume in catalog.volumes.values() {
             if !volume.spec.voters.contains(&self.id()) || self.replica(volume.id).is_some() {
                 continue;
@@ -50,9 +51,13 @@ impl Namespace {
             let spec = group_spec(volume, catalog);
             match self.start_group(volume.id, spec).await {
                 Ok(_) => tracing::info!(volume = %volume.id, name = volume.spec.name, "volume runs here"),
-                Err(error) => tracing::error!(volume = %volume.id, error, "volume does not start here"),
+                Err(error) => {
+                    tracing::error!(volume = %volume.id, error, "volume does not start here, trying again");
+                    all = false;
+                }
             }
         }
+        all
     }
 
     /// Waits until the catalog is at least at `seq`, or the node shuts down.
@@ -101,10 +106,53 @@ impl Namespace {
         tokio::time::timeout(left(), self.wait_catalog(proposed.seq)).await.map_err(|_| behind())?;
         let volume = self.volume(id)?;
         if volume.spec.voters.contains(&self.id()) {
-            let replica = tokio::time::timeout(left(), self.wait_replica(id)).await.map_err(|_| behind())?;
-            replica?.confirm(left()).await?;
+            self.find_replica(id, left()).await?.confirm(left()).await?;
         }
         Ok(volume)
+    }
+
+    /// Brings the catalog up to what the root group had when this was called.
+    ///
+    /// # Errors
+    /// [`Error`] if no leader of it is in reach. Cancel safe.
+    pub(crate) async fn refresh_catalog(&self, deadline: Duration) -> Result<(), Error> {
+        let started = Instant::now();
+        let Some(root) = self.replica(VolumeId::ROOT) else {
+            let last = "this node has not joined its cluster yet".to_owned();
+            return Err(Error::NoLeader { group: VolumeId::ROOT, waited: Duration::ZERO, last });
+        };
+        root.confirm(deadline).await?;
+        let wanted = root.group.applied();
+        let left = deadline.saturating_sub(started.elapsed());
+        let behind = |_| Error::Behind { group: VolumeId::ROOT, wanted, applied: self.catalog().seq };
+        tokio::time::timeout(left, self.wait_catalog(wanted)).await.map_err(behind)
+    }
+
+    /// A volume by id, asked of the root group if this node does not know it: it may be new.
+    ///
+    /// # Errors
+    /// [`Error::NoVolume`]; else [`Error`]. Cancel safe.
+    pub async fn find_volume(&self, id: VolumeId, deadline: Duration) -> Result<VolumeRecord, Error> {
+        if let Ok(volume) = self.volume(id) {
+            return Ok(volume);
+        }
+        self.refresh_catalog(deadline).await?;
+        self.volume(id)
+    }
+
+    /// The replica of a volume that this node should have, though it may just be starting.
+    pub(super) async fn find_replica(&self, id: VolumeId, deadline: Duration) -> Result<Arc<Replica>, Error> {
+        let started = Instant::now();
+        if id != VolumeId::ROOT {
+            let volume = self.find_volume(id, deadline).await?;
+            if !volume.spec.voters.contains(&self.id()) {
+                return Err(Error::NoReplica { volume: id, voters: volume.spec.voters });
+            }
+        }
+        let left = deadline.saturating_sub(started.elapsed());
+        let last = || "the group does not run on this node yet".to_owned();
+        let late = |_| Error::NoLeader { group: id, waited: started.elapsed(), last: last() };
+        tokio::time::timeout(left, self.wait_replica(id)).await.map_err(late)?
     }
 
     async fn wait_replica(&self, id: VolumeId) -> Result<Arc<Replica>, Error> {
@@ -133,20 +181,25 @@ async fn follow(namespace: Arc<Namespace>, root: Arc<Group>) {
             let view = group.view().map_err(|error| error.to_string())?;
             Catalog::read(&view, view.seq()).map_err(|error| error.to_string())
         };
-        match blocking(read).await {
+        let all = match blocking(read).await {
             Ok(catalog) => {
                 let catalog = Arc::new(catalog);
                 namespace.peers.update(catalog.nodes.values());
                 namespace.catalog.send_replace(catalog.clone());
-                namespace.start_volumes(&catalog).await;
+                namespace.start_volumes(&catalog).await
             }
             Err(error) => {
-                tracing::error!(error, "the root group's tables cannot be read");
-                if !pause.wait(&namespace.stop).await {
-                    return;
-                }
-                applied.mark_changed();
+                tracing::error!(error, "the root group's tables cannot be read, trying again");
+                false
             }
+        };
+        if all {
+            pause = Pause::new();
+        } else {
+            if !pause.wait(&namespace.stop).await {
+                return;
+            }
+            applied.mark_changed();
         }
         tokio::select! {
             changed = applied.changed() => if changed.is_err() { return },

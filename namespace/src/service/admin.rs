@@ -1,11 +1,13 @@
 //! The client API for operators and tools.
 
 use causeway_base::{Seq, VolumeId};
+use causeway_namespace_core::query;
 use causeway_proto::v1::{self, admin_server};
 use tonic::{Request, Response, Status};
 
 use super::Service;
 use super::namespace::freshness;
+use crate::error::Error;
 use crate::rpc;
 use crate::status::{SyncTarget, SyncWaited};
 use crate::wire::{self, Wire};
@@ -26,10 +28,11 @@ impl admin_server::Admin for Service {
         &self,
         request: Request<v1::VolumeListRequest>,
     ) -> Result<Response<v1::VolumeListResponse>, Status> {
-        let _admitted = self.guard.client(&request)?;
-        let catalog = self.namespace.catalog();
-        let volumes = wire::all_into(catalog.volumes.values().cloned());
-        Ok(Response::new(v1::VolumeListResponse { volumes, root_seq: catalog.seq.0 }))
+        let admitted = self.guard.client(&request)?;
+        let freshness = freshness(request.into_inner().consistency).map_err(rpc::invalid)?;
+        let root = self.namespace.snapshot(VolumeId::ROOT, freshness, admitted.deadline).await?;
+        let volumes = wire::all_into(query::volumes(&root.view).map_err(Error::Read)?);
+        Ok(Response::new(v1::VolumeListResponse { volumes, root_seq: root.state.seq.0 }))
     }
 
     async fn volume_show(
@@ -41,7 +44,7 @@ impl admin_server::Admin for Service {
         let message = request.into_inner();
         let freshness = freshness(message.consistency).map_err(rpc::invalid)?;
         let volume = match message.which {
-            Some(Which::Id(id)) => self.namespace.volume(VolumeId(id))?,
+            Some(Which::Id(id)) => self.namespace.find_volume(VolumeId(id), admitted.deadline).await?,
             Some(Which::Name(name)) => self.namespace.volume_named(&name, admitted.deadline).await?,
             None => return Err(rpc::invalid("neither id nor name is set")),
         };

@@ -93,11 +93,11 @@ impl namespace_server::Namespace for Service {
     }
 
     async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
-        let _admitted = self.guard.client(&request)?;
-        let catalog = self.namespace.catalog();
-        let place =
-            catalog.resolve(&request.into_inner().path).map_err(|errno| rpc::invalid(format!("path: {errno}")))?;
-        Ok(Response::new(v1::ResolveResponse { place: Some(place.into_wire()), root_seq: catalog.seq.0 }))
+        let admitted = self.guard.client(&request)?;
+        let path = request.into_inner().path;
+        let place = self.namespace.resolve(&path, admitted.deadline).await;
+        let (place, seq) = place.map_err(|errno| rpc::invalid(format!("path: {errno}")))?;
+        Ok(Response::new(v1::ResolveResponse { place: Some(place.into_wire()), root_seq: seq.0 }))
     }
 }
 

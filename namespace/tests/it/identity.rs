@@ -8,6 +8,8 @@ use causeway_namespace::client::{ClientConfig, ClientError, NamespaceClient};
 use causeway_proto::metadata;
 use causeway_proto::peer::v1::HelloRequest;
 use causeway_proto::peer::v1::peer_client::PeerClient;
+use causeway_proto::v1::NodeStatusRequest;
+use causeway_proto::v1::admin_client::AdminClient;
 use causeway_transport::{CertificateAuthority, ExpectPeer, PeerId, grpc};
 use tonic::{Code, Request, Status};
 
@@ -61,6 +63,18 @@ async fn strangers_are_refused_with_the_reason() {
     let node = PeerId::node("zurich".parse().unwrap(), NodeId(1));
     let impostor = hello_like_call(&cluster, &node, 3, StoreId(3)).await;
     assert!(impostor.message().contains("certificate"), "{impostor}");
+    let channel = grpc::channel(&cluster.address(1), &cluster.identity(&client), ExpectPeer::AnyNode).unwrap();
+    let mut stub = AdminClient::new(channel);
+    let mut old = Request::new(NodeStatusRequest {});
+    old.metadata_mut().insert(metadata::PROTOCOL, 99.into());
+    let refused = stub.node_status(old).await.unwrap_err();
+    assert!(refused.message().contains("wrong version"), "{refused}");
+    let mut endless = Request::new(NodeStatusRequest {});
+    endless.metadata_mut().insert(metadata::PROTOCOL, causeway_proto::PROTOCOL_VERSION.into());
+    endless.metadata_mut().insert(metadata::CLUSTER_ID, CLUSTER.to_string().parse().unwrap());
+    let refused = stub.node_status(endless).await.unwrap_err();
+    assert!(refused.message().contains("deadline"), "{refused}");
+
     let moved = PeerId::node("eastus".parse().unwrap(), NodeId(1));
     let moved = hello_like_call(&cluster, &moved, 1, StoreId(1)).await;
     assert!(moved.message().contains("zurich"), "{moved}");

@@ -45,7 +45,11 @@ async fn every_node_reads_and_writes_the_one_tree() {
     assert_eq!((report.totals.value.files, report.totals.value.directories), (6, 4));
     let status = clients[1].status().await.unwrap();
     assert_eq!(status.nodes.len(), 3);
-    assert!(status.nodes.iter().all(|node| node.status.as_ref().is_ok_and(|status| status.group(id).is_some())));
+    for node in &status.nodes {
+        let status = node.status.as_ref().unwrap();
+        assert!(status.group(id).is_some());
+        assert!(status.wire.len() == 2 && status.wire.iter().all(|peer| peer.sent > 0 && peer.received > 0));
+    }
     cluster.stop_all().await;
 }
 
