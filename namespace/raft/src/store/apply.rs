@@ -66,7 +66,7 @@ impl GroupStore {
             }
         }
         self.write(work, &meta)?;
-        *current = meta;
+        self.publish(&mut current, meta);
         let seq = current.seq();
         drop(current);
         self.applied.send_replace(seq);

@@ -70,7 +70,7 @@ impl GroupStore {
     }
 
     fn check_kept(&self, after: Seq) -> Result<(), ViewError> {
-        let oldest = lock(&self.meta).oldest;
+        let oldest = lock(&self.published).oldest;
         if after < oldest { Err(ViewError::TooOld { wanted: after, oldest }) } else { Ok(()) }
     }
 
@@ -122,7 +122,7 @@ impl GroupStore {
         pruned.oldest = reached;
         batch.put(META, meta_key(self.id), encode_meta(self.id, &pruned)?);
         self.kv.write(batch).map_err(|source| self.kv_error(source))?;
-        *meta = pruned;
+        self.publish(&mut meta, pruned);
         // The next view knows that it cannot see as far.
         *lock(&self.view) = None;
         Ok(reached < floor)

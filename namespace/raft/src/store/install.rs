@@ -38,7 +38,7 @@ impl GroupStore {
         self.kv.persist().map_err(|source| self.kv_error(source))?;
         let installed = self.load(&file.name)?;
         let seq = installed.seq();
-        *meta = installed;
+        self.publish(&mut meta, installed);
         drop(meta);
         self.persisted.store(seq.0, std::sync::atomic::Ordering::Release);
         self.applied.send_replace(seq);

@@ -247,8 +247,10 @@ pub struct GroupStore {
     kv: Arc<dyn Kv>,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    /// Held while the state is written.
+    /// Held while the state is written, which may take long.
     meta: Mutex<Meta>,
+    /// The same for those who look; held for a moment only.
+    published: Mutex<Meta>,
     applied: watch::Sender<Seq>,
     persisted: AtomicU64,
     /// The newest view that was asked for.
@@ -271,6 +273,7 @@ impl GroupStore {
             kv,
             disk: Arc::clone(&store.disk),
             dir: store.dir.clone(),
+            published: Mutex::new(meta.clone()),
             meta: Mutex::new(meta),
             applied: watch::Sender::new(applied),
             persisted: AtomicU64::new(applied.0),
@@ -305,7 +308,7 @@ impl GroupStore {
     /// What is applied: its log id, membership, digest, oldest seq.
     #[must_use]
     pub fn meta(&self) -> Meta {
-        lock(&self.meta).clone()
+        lock(&self.published).clone()
     }
 
     /// The newest state.
@@ -346,6 +349,12 @@ impl GroupStore {
         }
     }
 
+    /// Shows what was written; `current` is what the writer holds.
+    fn publish(&self, current: &mut Meta, written: Meta) {
+        lock(&self.published).clone_from(&written);
+        *current = written;
+    }
+
     fn kv_error(&self, source: KvError) -> StoreError {
         StoreError::Kv { group: self.id, source }
     }
@@ -357,13 +366,13 @@ impl GroupStore {
     /// The digest at the newest seq.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        lock(&self.meta).digest
+        lock(&self.published).digest
     }
 
     /// The membership at the newest seq, as the adaptor encoded it; empty if there is none.
     #[must_use]
     pub fn membership(&self) -> Bytes {
-        lock(&self.meta).membership.clone()
+        lock(&self.published).membership.clone()
     }
 }
 

@@ -1,11 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_base::{NodeId, Seq};
+use causeway_base::{NodeId, Seq, VolumeId};
 use causeway_namespace_core::query;
-use causeway_namespace_raft::{GroupState, ProposeError, ReadIndexError, Retention};
+use causeway_namespace_raft::{
+    GroupState, HandleError, PeerRequest, ProposeError, ReadIndexError, Retention, STATE_SPACES,
+};
+use causeway_storage::kv::{Kv, MemoryKv};
 
-use crate::cluster::{Cluster, DEADLINE, create, create_with, until};
+use crate::cluster::{Cluster, DEADLINE, GROUP, create, create_with, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_commit_and_agree() {
@@ -197,5 +200,46 @@ async fn a_single_node_is_a_cluster() {
     cluster.kill(NodeId(1)).await;
     cluster.start(NodeId(1)).await;
     cluster.put(session, 2, "b").await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_store_lost_in_a_power_cut_comes_back_from_the_log() {
+    let mut cluster = Cluster::stopped(1);
+    let kv = Arc::new(MemoryKv::new(STATE_SPACES));
+    cluster.start_on(cluster.config_on(NodeId(1), Arc::clone(&kv) as Arc<dyn Kv>)).await;
+    let session = cluster.session().await;
+    for number in 1..=20 {
+        cluster.put(session, number, &format!("file-{number}")).await;
+    }
+    let digest = cluster.group(NodeId(1)).status().digest;
+    let left = kv.after_power_cut();
+    cluster.kill(NodeId(1)).await;
+    cluster.start_on(cluster.config_on(NodeId(1), Arc::new(left))).await;
+    cluster.converge().await;
+    assert_eq!(cluster.group(NodeId(1)).status().digest, digest);
+    cluster.put(session, 21, "more").await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_cannot_speak_for_another_nor_of_what_is_not_here() {
+    let cluster = Cluster::new(3).await;
+    cluster.put(cluster.session().await, 1, "a").await;
+    let groups = &cluster.nodes[&NodeId(1)];
+    let request = |group, kind, payload: &'static [u8]| PeerRequest { group, kind, payload: payload.into() };
+    // A vote request of node 9, in postcard: vote (term 200, node 9, not committed), no log, no transfer.
+    let vote = request(GROUP, 2, &[1, 200, 1, 9, 0, 0, 0]);
+    let answer = groups.handle(NodeId(2), vote.clone()).await;
+    assert!(matches!(answer, Err(HandleError::Impostor { .. })), "{answer:?}");
+    assert!(groups.handle(NodeId(9), vote).await.is_ok());
+    let unknown = groups.handle(NodeId(2), request(VolumeId(99), 2, &[])).await;
+    assert_eq!(unknown, Err(HandleError::UnknownGroup(VolumeId(99))));
+    assert_eq!(groups.handle(NodeId(2), request(GROUP, 77, &[])).await, Err(HandleError::UnknownKind(77)));
+    for kind in [1, 2, 3, 4] {
+        let noise = groups.handle(NodeId(2), request(GROUP, kind, &[1, 255, 255, 255, 255])).await;
+        assert!(matches!(noise, Err(HandleError::Bad(_))), "{kind}: {noise:?}");
+    }
+    cluster.converge().await;
     cluster.shutdown().await;
 }

@@ -14,7 +14,7 @@ use causeway_namespace_core::inode::{Attr, Content};
 use causeway_namespace_raft::memory_link::MemoryNet;
 use causeway_namespace_raft::{Group, GroupSpec, Groups, GroupsConfig, Proposed, Retention, STATE_SPACES, Timing};
 use causeway_storage::disk::RealDisk;
-use causeway_storage::kv::{FjallKv, FjallOptions};
+use causeway_storage::kv::{FjallKv, FjallOptions, Kv};
 
 pub(crate) const GROUP: VolumeId = VolumeId(7);
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -56,14 +56,18 @@ impl Cluster {
     }
 
     pub(crate) fn config(&self, node: NodeId) -> GroupsConfig {
+        let kv = FjallKv::open(&self.path(node).join("kv"), STATE_SPACES, &FjallOptions::default()).unwrap();
+        self.config_on(node, Arc::new(kv))
+    }
+
+    pub(crate) fn config_on(&self, node: NodeId, kv: Arc<dyn Kv>) -> GroupsConfig {
         let path = self.path(node);
-        let kv = FjallKv::open(&path.join("kv"), STATE_SPACES, &FjallOptions::default()).unwrap();
         let mut config = GroupsConfig::new(
             node,
             "zurich".parse().unwrap(),
             Arc::new(RealDisk),
             path,
-            Arc::new(kv),
+            kv,
             self.net.link(node),
             Arc::new(SystemClock),
             node.0,
@@ -85,7 +89,12 @@ impl Cluster {
     }
 
     pub(crate) async fn start(&mut self, node: NodeId) {
-        let groups = Groups::open(self.config(node)).await.unwrap();
+        self.start_on(self.config(node)).await;
+    }
+
+    pub(crate) async fn start_on(&mut self, config: GroupsConfig) {
+        let node = config.node;
+        let groups = Groups::open(config).await.unwrap();
         self.net.attach(&groups);
         groups.start(GROUP, self.spec()).await.unwrap();
         self.nodes.insert(node, groups);
