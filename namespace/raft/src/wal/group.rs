@@ -10,8 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use causeway_base::VolumeId;
 
 use super::format::{FRAME_HEADER, Kind, RECORD_BYTES_MAX, RECORD_HEADER, Record, SEGMENT_HEADER};
+use super::queue::Op;
 use super::segment::Segment;
-use super::writer::Op;
 use super::{Shared, WalError, lock};
 
 /// Called once, from the writer's thread, when what was asked is durable or has failed. Must not block.

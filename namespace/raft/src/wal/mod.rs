@@ -17,6 +17,7 @@
 
 mod format;
 mod group;
+mod queue;
 mod reclaim;
 mod recovery;
 mod segment;
@@ -38,8 +39,9 @@ use causeway_storage::disk::Disk;
 pub use format::RECORD_BYTES_MAX;
 use group::GroupState;
 pub use group::{Done, GroupLog};
+use queue::Queue;
 pub use recovery::Recovery;
-use writer::{Queue, Writer};
+use writer::Writer;
 
 /// How the log behaves.
 #[derive(Clone, Debug)]
