@@ -5,6 +5,8 @@
 //! connection before it gets here.
 
 mod status;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::time::Duration;

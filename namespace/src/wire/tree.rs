@@ -150,6 +150,7 @@ impl Wire for Inode {
             version: self.version.0,
             body: Some(body),
             xattrs,
+            quota: self.quota.map_or(0, |dir| dir.0),
         }
     }
 
@@ -169,7 +170,7 @@ impl Wire for Inode {
             body,
             xattrs: message.xattrs.into_iter().map(|xattr| (xattr.name, xattr.value)).collect(),
             // Where its use is counted is the state machine's own business.
-            quota: None,
+            quota: (message.quota != 0).then_some(Ino(message.quota)),
         })
     }
 }

@@ -80,6 +80,9 @@ pub struct Inode {
     pub version: u64,
     #[prost(message, repeated, tag = "7")]
     pub xattrs: ::prost::alloc::vec::Vec<Xattr>,
+    /// Inode of the nearest directory whose quota counts it; 0: none.
+    #[prost(uint64, tag = "8")]
+    pub quota: u64,
     #[prost(oneof = "inode::Body", tags = "4, 5, 6")]
     pub body: ::core::option::Option<inode::Body>,
 }
