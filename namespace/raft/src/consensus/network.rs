@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -108,11 +108,28 @@ struct Unanswered {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Inflight(Arc<Mutex<VecDeque<Unanswered>>>);
+struct Inflight(Arc<Mutex<Queue>>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    unanswered: VecDeque<Unanswered>,
+    /// openraft has no more to send on this stream.
+    ended: bool,
+}
 
 impl Inflight {
     fn with<T>(&self, work: impl FnOnce(&mut VecDeque<Unanswered>) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.queue().unanswered)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether everything was sent and answered.
+    fn is_complete(&self) -> bool {
+        let queue = self.queue();
+        queue.ended && queue.unanswered.is_empty()
     }
 }
 
@@ -123,7 +140,11 @@ where
 {
     let room = (Arc::new(Semaphore::new(INFLIGHT_MAX)), Arc::new(Semaphore::new(INFLIGHT_BYTES_MAX)));
     stream::unfold((input, inflight, room), |(mut input, inflight, room)| async move {
-        let bytes = wire::encode_append(&input.next().await?);
+        let Some(append) = input.next().await else {
+            inflight.queue().ended = true;
+            return None;
+        };
+        let bytes = wire::encode_append(&append);
         let size = u32::try_from(bytes.len().min(INFLIGHT_BYTES_MAX)).unwrap_or(u32::MAX);
         let one = Arc::clone(&room.0).acquire_owned().await.ok()?;
         let size = Arc::clone(&room.1).acquire_many_owned(size).await.ok()?;
@@ -134,14 +155,26 @@ where
 }
 
 impl Network {
-    /// The next answer; an error if one has been owed for too long.
-    async fn answer(&self, incoming: &mut Incoming, inflight: &Inflight) -> Result<AppendResult, RpcError> {
+    /// The next answer; `None` when all were sent and answered; an error if one has been owed for too long.
+    async fn answer(&self, incoming: &mut Incoming, inflight: &Inflight) -> Option<Result<AppendResult, RpcError>> {
+        match self.next_answer(incoming, inflight).await {
+            Ok(answer) => answer.map(Ok),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    async fn next_answer(
+        &self,
+        incoming: &mut Incoming,
+        inflight: &Inflight,
+    ) -> Result<Option<AppendResult>, RpcError> {
         let stall = self.shared.stall;
         let answer = loop {
             match tokio::time::timeout(stall / 4, incoming.next()).await {
                 Ok(Some(answer)) => {
                     break answer.map_err(|error| self.rpc_error(&error, RPCTypes::AppendEntries, stall))?;
                 }
+                Ok(None) if inflight.is_complete() => return Ok(None),
                 Ok(None) => return Err(Unreachable::from_string("the stream of appends ended").into()),
                 Err(_) => {
                     if inflight.with(|queue| queue.front().is_some_and(|first| first.sent.elapsed() > stall)) {
@@ -153,7 +186,7 @@ impl Network {
         if inflight.with(VecDeque::pop_front).is_none() {
             return Err(bad_answer("more answers than appends"));
         }
-        wire::decode_append_result(&answer).map_err(|reason| bad_answer(&reason))
+        wire::decode_append_result(&answer).map(Some).map_err(|reason| bad_answer(&reason))
     }
 }
 
@@ -181,6 +214,11 @@ impl RaftNetworkV2<TypeConfig> for Network {
             return stream_append_sequential(self, input, option);
         }
         Box::pin(async move {
+            // openraft waits out its backoff in the stream of requests: a stream that is opened before the first of them
+            // comes would be tried again at once, thousands of times a second, while a peer is away.
+            let mut input = input;
+            let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+            let input = stream::iter([first]).chain(input);
             let inflight = Inflight::default();
             let request = self.request(kind::APPEND_STREAM, Bytes::new());
             let messages = outgoing(input, inflight.clone());
@@ -190,7 +228,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
             let this: &'s Self = self;
             let answers = stream::unfold(Some((incoming, inflight)), move |state| async move {
                 let (mut incoming, inflight) = state?;
-                let answer = this.answer(&mut incoming, &inflight).await;
+                let answer = this.answer(&mut incoming, &inflight).await?;
                 let goes_on = matches!(answer, Ok(Ok(_)));
                 Some((answer, goes_on.then_some((incoming, inflight))))
             });
