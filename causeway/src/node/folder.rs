@@ -10,7 +10,7 @@
 //! ```
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use rustix::fs::{FlockOperation, flock};
@@ -46,10 +46,6 @@ impl DataFolder {
             return Err(error).with_context(|| format!("lock {}", name.display()));
         }
         Ok(Self { path, _lock: lock })
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     pub(crate) fn namespace(&self) -> PathBuf {

@@ -43,7 +43,7 @@ use stores::Stores;
 /// How long the data side may take to finish calls when the node ends.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Deadline of the start of one call to another node; its streams have progress timeouts of their own.
-const CALL: Duration = Duration::from_secs(10);
+const CALL: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run(global: &Global, args: NodeArgs) -> anyhow::Result<Exit> {
     let config = Config::load(&global.config)?;
