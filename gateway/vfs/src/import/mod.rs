@@ -7,6 +7,7 @@
 //!
 //! An item that fails is listed and the rest goes on; only what would fail for every item ends the import.
 
+mod claims;
 mod commit;
 mod group;
 mod send;
@@ -28,6 +29,7 @@ use crate::prepare::Rules;
 use crate::vfs::join;
 use crate::{Located, Progress, Vfs};
 
+use claims::Claims;
 use commit::Item;
 use group::Group;
 
@@ -94,6 +96,7 @@ struct Import {
     rules: Arc<Rules>,
     root: Arc<Path>,
     progress: Arc<Progress>,
+    claims: Arc<Claims>,
 }
 
 impl Vfs {
@@ -125,6 +128,7 @@ impl Vfs {
             rules: Arc::new(rules),
             root: scan.root().into(),
             progress,
+            claims: Claims::new(),
         };
         let (groups, received) = mpsc::channel(IN_FLIGHT_MAX);
         let walk_progress = import.progress.clone();

@@ -11,6 +11,7 @@ use causeway_namespace_core::command::{Expect, Op};
 use causeway_namespace_core::inode::{Content, ManifestRef};
 use tokio::sync::mpsc;
 
+use super::claims::Claims;
 use super::commit::Item;
 use super::{GROUP_BYTES, Import, ImportReport};
 use crate::error::VfsError;
@@ -122,21 +123,24 @@ impl Import {
         let ids: Vec<_> = chunks.iter().map(|(id, _)| *id).filter(|id| seen.insert(*id)).collect();
         let realm = &self.rules.realm;
         let missing = self.vfs.chunks.missing(node, realm, &ids).await?;
-        let missing: HashSet<_> = missing.into_iter().collect();
-        report.chunks_known += (chunks.len() - missing.len()) as u64;
-        report.chunks_new += missing.len() as u64;
-        if missing.is_empty() {
-            return Ok(());
+        // A node that asks for chunks again gets them, whoever else is sending them to another.
+        let (claim, others) =
+            if node.is_some() { (Claims::new().claim(missing).0, Vec::new()) } else { self.claims.claim(missing) };
+        report.chunks_known += (chunks.len() - claim.ids.len()) as u64;
+        report.chunks_new += claim.ids.len() as u64;
+        if !claim.ids.is_empty() {
+            let mut wanted = claim.ids.clone();
+            let encoded: Vec<EncodedChunk> = blocking(move || {
+                let wanted = chunks.into_iter().filter(|(id, _)| wanted.remove(id));
+                wanted.map(|(id, plain)| EncodedChunk::encode(id, plain, LEVEL_DEFAULT)).collect()
+            })
+            .await?;
+            report.new_bytes += encoded.iter().map(|chunk| u64::from(chunk.raw_len)).sum::<u64>();
+            report.stored_bytes += encoded.iter().map(|chunk| chunk.payload.len() as u64).sum::<u64>();
+            self.vfs.chunks.upload(node, realm, encoded).await?;
         }
-        let encoded: Vec<EncodedChunk> = blocking(move || {
-            let mut missing = missing;
-            let wanted = chunks.into_iter().filter(|(id, _)| missing.remove(id));
-            wanted.map(|(id, plain)| EncodedChunk::encode(id, plain, LEVEL_DEFAULT)).collect()
-        })
-        .await?;
-        report.new_bytes += encoded.iter().map(|chunk| u64::from(chunk.raw_len)).sum::<u64>();
-        report.stored_bytes += encoded.iter().map(|chunk| chunk.payload.len() as u64).sum::<u64>();
-        self.vfs.chunks.upload(node, realm, encoded).await?;
+        drop(claim);
+        self.claims.wait(&others).await;
         Ok(())
     }
 
