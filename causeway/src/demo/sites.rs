@@ -63,15 +63,26 @@ impl Sites {
     pub(super) async fn received(&mut self, site: &SiteName, via: &SiteName) -> anyhow::Result<Wire> {
         let node = self.node_of(site)?;
         let status = self.session(via).await?.vfs.names().status().await?;
-        let report = status.nodes.iter().find(|report| report.node.id == node).context("node not in the status")?;
-        let status = report.status.as_ref().map_err(|why| anyhow::anyhow!("{site} was not reached: {why}"))?;
+        let own = format!("site/{site}/node/{}", node.get());
         let mut wire = Wire::default();
-        for bytes in status.wire.iter().filter(|bytes| bytes.peer.starts_with("site/")) {
-            match bytes.protocol.as_str() {
-                "quic" => wire.data += bytes.received,
-                _ => wire.metadata += bytes.received,
+        let mut seen = false;
+        for report in &status.nodes {
+            // A node that is down has sent nothing lately.
+            let Ok(status) = &report.status else { continue };
+            let is_own = report.node.id == node;
+            seen |= is_own;
+            for bytes in &status.wire {
+                match bytes.protocol.as_str() {
+                    // A QUIC endpoint counts both directions of all its connections.
+                    "quic" if is_own && bytes.peer.starts_with("site/") => wire.data += bytes.received,
+                    // gRPC connections are counted by the node that made them.
+                    "grpc" if is_own => wire.metadata += bytes.received,
+                    "grpc" if bytes.peer == own => wire.metadata += bytes.sent,
+                    _ => {}
+                }
             }
         }
+        anyhow::ensure!(seen, "the node of {site} was not reached");
         Ok(wire)
     }
 
