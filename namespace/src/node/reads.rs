@@ -114,19 +114,25 @@ impl Namespace {
     }
 
     /// Where an absolute path of the namespace leads, and the seq of the root group at which it does. What is in no volume
-    /// that this node knows is looked up again once the root group was asked; where that is out of reach for a second, what
-    /// is known here must do.
+    /// that this node knows is looked up again once the root group was asked. Where that is out of reach for a second, what
+    /// is known here must do for a directory above mounts; but that a path lies nowhere is never said on such grounds, since
+    /// the volume may be new, or this node only just started.
     ///
     /// # Errors
-    /// The rules for paths. Cancel safe.
-    pub async fn resolve(&self, path: &Bytes, deadline: Duration) -> Result<(Place, Seq), Errno> {
-        let mut catalog = self.catalog();
-        let mut place = catalog.resolve(path)?;
-        if !matches!(place, Place::InVolume { .. }) && self.refresh_catalog(deadline.min(REFRESH_MAX)).await.is_ok() {
-            catalog = self.catalog();
-            place = catalog.resolve(path)?;
+    /// [`Error`] if that needs the root group and it is out of reach; inside, the rules for paths. Cancel safe.
+    pub async fn resolve(&self, path: &Bytes, deadline: Duration) -> Result<Result<(Place, Seq), Errno>, Error> {
+        let catalog = self.catalog();
+        match catalog.resolve(path) {
+            Ok(Place::Above { .. } | Place::Nowhere) => {}
+            known => return Ok(known.map(|place| (place, catalog.seq))),
         }
-        Ok((place, catalog.seq))
+        let refreshed = self.refresh_catalog(deadline.min(REFRESH_MAX)).await;
+        let catalog = self.catalog();
+        match (catalog.resolve(path), refreshed) {
+            (Ok(Place::Nowhere), Err(error)) => Err(error),
+            (Ok(Place::Above { .. }), Err(error)) if catalog.cluster.is_none() => Err(error),
+            (place, _) => Ok(place.map(|place| (place, catalog.seq))),
+        }
     }
 }
 

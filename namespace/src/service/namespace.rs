@@ -95,7 +95,7 @@ impl namespace_server::Namespace for Service {
     async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
         let admitted = self.guard.client(&request)?;
         let path = request.into_inner().path;
-        let place = self.namespace.resolve(&path, admitted.deadline).await;
+        let place = self.namespace.resolve(&path, admitted.deadline).await?;
         let (place, seq) = place.map_err(|errno| rpc::invalid(format!("path: {errno}")))?;
         Ok(Response::new(v1::ResolveResponse { place: Some(place.into_wire()), root_seq: seq.0 }))
     }
