@@ -109,7 +109,10 @@ fn no_node(what: &str) -> TransferError {
 
 /// Whether another node may do what this one did not.
 fn elsewhere(error: &ClientError) -> bool {
-    matches!(error, ClientError::Call(_)) && error.retry_class() != RetryClass::Refused
+    match error {
+        ClientError::Call(_) => error.retry_class() != RetryClass::Refused,
+        other => other.retry_class() == RetryClass::Transient,
+    }
 }
 
 #[async_trait]

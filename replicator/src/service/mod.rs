@@ -185,9 +185,13 @@ impl ChunkService {
         if service == service::FETCH && peer.node_id().is_none() {
             return Err(refuse(format!("{peer} is no node: clients read, they do not fetch")));
         }
-        // Whoever may not use a realm is not told whether there is one.
+        // Whoever may not use a realm is not told whether there is one. And a node that has just started does not know
+        // its realms yet: the same answer must not make a caller give up.
         let realm = self.realms.realm(&request.realm).filter(|_| self.realms.allows(peer, &request.realm));
-        let realm = realm.ok_or_else(|| refuse(format!("no realm {:?} for {peer}", request.realm)))?;
+        let realm = realm.ok_or_else(|| Refusal {
+            class: RetryClass::Transient,
+            message: format!("no realm {:?} for {peer} (the node may be starting)", request.realm),
+        })?;
         Ok((request, realm))
     }
 }
