@@ -115,7 +115,8 @@ pub enum Unplaceable {
     },
 }
 
-/// Plans a placement; the same arguments give the same answer.
+/// Plans a placement; the same arguments give the same answer. Every voter can be reached from home (over transit sites, if
+/// need be): a voter that its leader cannot replicate to counts for nothing.
 ///
 /// # Errors
 /// [`Unplaceable`] with what is missing.

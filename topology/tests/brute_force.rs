@@ -103,8 +103,14 @@ fn wait(topology: &Topology, leader: &Node, left: &[&Node], majority: usize) -> 
     if majority == 1 { Some(Duration::ZERO) } else { rtts.get(majority - 2).copied() }
 }
 
-/// Commit latency from home of a voter set that holds the goal; `None` if it does not hold it.
+/// Commit latency from home of a voter set that holds the goal; `None` if it does not hold it, or if the leader at home
+/// could not replicate to all of it.
 fn latency_if_held(topology: &Topology, goal: &Goal, voters: &[&Node]) -> Option<Duration> {
+    let leads = |node: &&&Node| node.site == goal.home && !node.witness;
+    let follows = |node: &Node| voters.iter().filter(leads).any(|leader| rtt(topology, leader, node).is_some());
+    if !voters.iter().all(|node| follows(node)) {
+        return None;
+    }
     let majority = voters.len() / 2 + 1;
     let domain = |node: &Node| match goal.survive {
         Survive::Node => node.id.to_string(),
