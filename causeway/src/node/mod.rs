@@ -120,7 +120,10 @@ impl Node {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let listener =
             TcpListener::bind(&section.grpc).await.with_context(|| format!("listen on {} (gRPC)", section.grpc))?;
-        let archive = open_archive(config).await?;
+        let (archive, not_archiving) = match open_archive(config).await? {
+            Ok(archive) => (archive, None),
+            Err(why) => (None, Some(why)),
+        };
         let bound = Arc::new(Bound::default());
         let counters = Arc::new(Counters::default());
 
@@ -163,6 +166,7 @@ impl Node {
             replicator: replicator.clone(),
             endpoint: endpoint.clone(),
             repository: config.repository_url(),
+            not_archiving,
         }));
         let follow = volumes::follow(namespace.clone(), replicator.clone(), section.site.clone());
         let follow = tokio::spawn(follow);
@@ -229,9 +233,19 @@ async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
     found.next().with_context(|| format!("{address} has no address"))
 }
 
-async fn open_archive(config: &Config) -> anyhow::Result<Option<ChunkArchive>> {
-    let Some(url) = config.repository_url() else { return Ok(None) };
+/// The archive, or why there is none now. A store that cannot be reached must not keep a node from serving what it holds;
+/// an address that is wrong must.
+async fn open_archive(config: &Config) -> anyhow::Result<Result<Option<ChunkArchive>, String>> {
+    let Some(url) = config.repository_url() else { return Ok(Ok(None)) };
     let options = RepositoryOptions { create: true, ..RepositoryOptions::default() };
     let open = async { ChunkArchive::open(Repository::open(&url, options).await?, IndexMode::Loaded).await };
-    Ok(Some(open.await.with_context(|| format!("open the repository {url}"))?))
+    match open.await {
+        Ok(archive) => Ok(Ok(Some(archive))),
+        Err(error) if error.retry_class().may_retry_idempotent() => {
+            let why = format!("{:#}", anyhow::Error::from(error));
+            tracing::error!(%url, %why, "the repository cannot be reached; nothing is archived until this node is started again");
+            Ok(Err(format!("{why}; start the node again when the repository can be reached")))
+        }
+        Err(error) => Err(error).with_context(|| format!("open the repository {url}")),
+    }
 }

@@ -17,6 +17,8 @@ pub(super) struct DataStatus {
     pub(super) replicator: Arc<Replicator>,
     pub(super) endpoint: Endpoint,
     pub(super) repository: Option<String>,
+    /// Why nothing is archived, although there is a repository.
+    pub(super) not_archiving: Option<String>,
 }
 
 fn watermark(volume: VolumeId, status: &VolumeStatus) -> Option<Watermark> {
@@ -60,6 +62,10 @@ impl StatusSource for DataStatus {
     fn archives(&self) -> Vec<ArchiveStatus> {
         let publishing = |(volume, status): (VolumeId, VolumeStatus)| {
             let archive = status.archive;
+            if let Some(why) = &self.not_archiving {
+                let (repository, stalled) = (self.repository.clone().unwrap_or_default(), Some(why.clone()));
+                return Some(ArchiveStatus { volume, repository, stalled, ..ArchiveStatus::default() });
+            }
             archive.publishes.then(|| ArchiveStatus {
                 volume,
                 repository: self.repository.clone().unwrap_or_default(),
