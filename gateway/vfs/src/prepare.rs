@@ -2,15 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use bytes::Bytes;
 use causeway_base::ChunkId;
 use causeway_dedup::manifest::ManifestBuilder;
+use causeway_dedup::sparse::{Segment, Segments};
 use causeway_dedup::{ChunkSizes, Chunker, Extent, ManifestRoot, Realm};
-use rustix::fs::SeekFrom as RawSeek;
-use rustix::io::Errno;
 
 /// A chunk with its name, not compressed yet.
 pub(crate) type PlainChunk = (ChunkId, Bytes);
@@ -36,27 +34,26 @@ pub(crate) fn file(
     rules: &Rules,
     mut emit: impl FnMut(PlainChunk) -> io::Result<()>,
 ) -> io::Result<Prepared> {
-    let mut file = File::open(path)?;
+    let file = File::open(path)?;
     let size = file.metadata()?.len();
     if size <= rules.inline_bytes_max {
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
         // One byte more than the limit tells a file that has grown meanwhile.
-        (&mut file).take(rules.inline_bytes_max + 1).read_to_end(&mut bytes)?;
+        (&file).take(rules.inline_bytes_max + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 <= rules.inline_bytes_max {
             return Ok(Prepared::Inline(bytes.into()));
         }
-        file.rewind()?;
+        (&file).rewind()?;
     }
     let mut builder = ManifestBuilder::new(rules.realm.clone());
     let mut metadata = Vec::new();
-    let mut segments = Segments { at: 0 };
-    while let Some(segment) = segments.next(&file)? {
-        match segment {
-            Segment::Hole(len) => push(&mut builder, Extent::Hole { len }, &mut metadata)?,
+    for segment in Segments::new(&file)? {
+        match segment? {
+            Segment::Hole { len, .. } => push(&mut builder, Extent::Hole { len }, &mut metadata)?,
             Segment::Data { offset, len } => {
-                file.seek(SeekFrom::Start(offset))?;
+                (&file).seek(SeekFrom::Start(offset))?;
                 // To the end of the data, or of the file if it is cut meanwhile.
-                for chunk in Chunker::with_length(&mut file, rules.sizes, len) {
+                for chunk in Chunker::with_length(&file, rules.sizes, len) {
                     let chunk = chunk?;
                     let id = rules.realm.chunk_id(&chunk);
                     let len = u32::try_from(chunk.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
@@ -78,45 +75,6 @@ pub(crate) fn file(
 
 fn push(builder: &mut ManifestBuilder, extent: Extent, metadata: &mut Vec<PlainChunk>) -> io::Result<()> {
     builder.push(extent, |id, plain| metadata.push((id, plain))).map_err(io::Error::other)
-}
-
-enum Segment {
-    Data { offset: u64, len: u64 },
-    Hole(u64),
-}
-
-/// The data and holes of a file, as the file system tells them; one that cannot tell has no holes.
-struct Segments {
-    at: u64,
-}
-
-impl Segments {
-    fn next(&mut self, file: &File) -> io::Result<Option<Segment>> {
-        let size = file.metadata()?.len();
-        if self.at >= size {
-            return Ok(None);
-        }
-        let data = match rustix::fs::seek(file.as_fd(), RawSeek::Data(self.at)) {
-            Ok(data) => data.min(size),
-            // No data from here to the end.
-            Err(Errno::NXIO) => size,
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => self.at,
-            Err(error) => return Err(error.into()),
-        };
-        if data > self.at {
-            let len = data - self.at;
-            self.at = data;
-            return Ok(Some(Segment::Hole(len)));
-        }
-        let hole = match rustix::fs::seek(file.as_fd(), RawSeek::Hole(self.at)) {
-            Ok(hole) => hole.min(size),
-            Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => size,
-            Err(error) => return Err(error.into()),
-        };
-        let (offset, len) = (self.at, hole.max(self.at + 1) - self.at);
-        self.at += len;
-        Ok(Some(Segment::Data { offset, len }))
-    }
 }
 
 #[cfg(test)]
