@@ -31,7 +31,7 @@ pub struct WalkEntry {
 
 /// Everything below a directory, depth first, a directory before its entries, entries in byte order of their names.
 ///
-/// Iterative. Memory is bounded by [`PAGE`] × [`PAGES_MAX`] entries and one name for each level.
+/// Iterative. Memory is bounded by `PAGE` × `PAGES_MAX` entries and one name for each level.
 #[derive(Debug)]
 pub struct Walk<'a> {
     records: &'a dyn Records,
