@@ -163,7 +163,7 @@ fn init_tracing(verbose: u8, node: bool) {
     use tracing_subscriber::EnvFilter;
     let default = match (verbose, node) {
         (0, false) => "error",
-        (0, true) | (1, _) => "info,openraft=warn,quinn=warn",
+        (0, true) | (1, _) => "info,openraft=error,quinn=warn,fjall=warn,lsm_tree=warn",
         (2, _) => "debug,openraft=info,quinn=info,h2=info,hyper=info",
         _ => "trace",
     };
