@@ -10,6 +10,7 @@ pub mod chunker;
 pub mod manifest;
 pub mod pipeline;
 pub mod realm;
+pub mod sketch;
 pub mod sparse;
 pub mod store;
 
