@@ -7,6 +7,7 @@
 
 pub mod chunk;
 pub mod chunker;
+pub mod delta;
 pub mod manifest;
 pub mod pipeline;
 pub mod realm;

@@ -9,8 +9,8 @@ use super::ChunkError;
 
 /// How a payload was made from the plain bytes.
 ///
-/// The byte is part of the pack and wire formats. 2 (zstd with a base as prefix) and 3 (XOR byte planes against a base) are
-/// reserved: their payload starts with the base's 32-byte id.
+/// The byte is part of the pack and wire formats. A delta's payload names its base at rest, and not on the wire, where the
+/// request does; see `docs/formats/delta.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Codec {
@@ -18,6 +18,10 @@ pub enum Codec {
     Raw,
     /// One zstd frame.
     Zstd,
+    /// One zstd frame with a base as prefix.
+    ZstdPrefix,
+    /// Byte planes of the difference from a base.
+    Planes,
 }
 
 impl Codec {
@@ -27,6 +31,8 @@ impl Codec {
         match self {
             Self::Raw => 0,
             Self::Zstd => 1,
+            Self::ZstdPrefix => 2,
+            Self::Planes => 3,
         }
     }
 
@@ -38,8 +44,16 @@ impl Codec {
         match byte {
             0 => Ok(Self::Raw),
             1 => Ok(Self::Zstd),
+            2 => Ok(Self::ZstdPrefix),
+            3 => Ok(Self::Planes),
             other => Err(ChunkError::Codec(other)),
         }
+    }
+
+    /// Whether the payload decodes only together with a base.
+    #[must_use]
+    pub const fn is_delta(self) -> bool {
+        matches!(self, Self::ZstdPrefix | Self::Planes)
     }
 }
 
@@ -50,6 +64,7 @@ const SAMPLE_PIECES: usize = 4;
 /// Bytes of a piece of the sample: 4 × 2 KiB show the skew of the byte values and short repeats, at an eighth of the cost of
 /// an average chunk.
 const SAMPLE_PIECE_BYTES: usize = 2 << 10;
+const SAMPLE_BYTES: usize = SAMPLE_PIECES * SAMPLE_PIECE_BYTES;
 /// Level for the sample.
 const SAMPLE_LEVEL: i32 = 1;
 
@@ -82,13 +97,25 @@ pub(super) fn compress(plain: &[u8], level: i32) -> Option<Bytes> {
 
 /// Whether compressing a sample saves at least one part in 64.
 fn sample_shrinks(plain: &[u8]) -> bool {
-    let mut sample = [0; SAMPLE_PIECES * SAMPLE_PIECE_BYTES];
+    sample_len(plain).is_some_and(|len| len < SAMPLE_BYTES - SAMPLE_BYTES / 64)
+}
+
+/// About what `plain` takes compressed, from a sample; 0 if it is too short for one.
+pub(crate) fn sampled_len(plain: &[u8]) -> usize {
+    if plain.len() <= SAMPLED_ABOVE_BYTES {
+        return 0;
+    }
+    sample_len(plain).map_or(0, |len| len.min(SAMPLE_BYTES) * plain.len() / SAMPLE_BYTES)
+}
+
+/// What a sample of more than [`SAMPLED_ABOVE_BYTES`] compresses to.
+fn sample_len(plain: &[u8]) -> Option<usize> {
+    let mut sample = [0; SAMPLE_BYTES];
     let step = (plain.len() - SAMPLE_PIECE_BYTES) / (SAMPLE_PIECES - 1);
     for (piece, into) in sample.chunks_exact_mut(SAMPLE_PIECE_BYTES).enumerate() {
         into.copy_from_slice(&plain[piece * step..][..SAMPLE_PIECE_BYTES]);
     }
-    let len = SAMPLER.with_borrow_mut(|slot| Encoder::in_slot(slot, SAMPLE_LEVEL)?.compress(&sample));
-    len.is_some_and(|len| len < sample.len() - sample.len() / 64)
+    SAMPLER.with_borrow_mut(|slot| Encoder::in_slot(slot, SAMPLE_LEVEL)?.compress(&sample))
 }
 
 impl Encoder {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use causeway_base::ChunkId;
 
 pub use codec::Codec;
+pub(crate) use codec::sampled_len;
 
 use crate::Realm;
 
@@ -40,6 +41,14 @@ pub enum ChunkError {
         raw_len: u32,
         /// What the codec says.
         reason: String,
+    },
+    /// A delta whose base is not at hand.
+    #[error("chunk {id}: it is a delta, and its base {base} is not here")]
+    Base {
+        /// The chunk.
+        id: ChunkId,
+        /// A chunk that it stands on.
+        base: ChunkId,
     },
     /// The bytes are not those that the id names.
     #[error("chunk {id}: the bytes are those of {found}")]
@@ -97,7 +106,7 @@ impl EncodedChunk {
 
     /// The plain bytes without the check against the id, for a caller that has no key (and so must not use them as
     /// the chunk's).
-    fn decode_unverified(&self) -> Result<Bytes, ChunkError> {
+    pub(crate) fn decode_unverified(&self) -> Result<Bytes, ChunkError> {
         if self.raw_len == 0 || self.raw_len > CHUNK_BYTES_MAX {
             return Err(ChunkError::Length { id: self.id, len: u64::from(self.raw_len) });
         }
@@ -106,6 +115,7 @@ impl EncodedChunk {
             Codec::Raw if self.payload.len() == self.raw_len as usize => Ok(self.payload.clone()),
             Codec::Raw => Err(fail(format!("{} raw bytes", self.payload.len()))),
             Codec::Zstd => codec::decompress(&self.payload, self.raw_len as usize).map_err(fail),
+            Codec::ZstdPrefix | Codec::Planes => Err(fail("it is a delta, which takes its base to decode".into())),
         }
     }
 
@@ -218,7 +228,7 @@ mod tests {
             let mut bytes = [0; EncodedChunk::HEADER_BYTES];
             bytes[..32].copy_from_slice(&header);
             bytes[32..].copy_from_slice(&rest);
-            bytes[32] %= 3;
+            bytes[32] %= 5;
             if let Ok((mut chunk, len)) = EncodedChunk::from_header(&bytes) {
                 prop_assert!(len <= CHUNK_BYTES_MAX as usize);
                 chunk.payload = payload.into();
