@@ -26,6 +26,9 @@ const WINDOW_GAIN: f64 = 2.0;
 const RATE_ROUNDS: u64 = 10;
 /// How long a shortest round trip counts for.
 const MIN_RTT_LIFE: Duration = Duration::from_secs(10);
+/// The shortest round trip that windows and phases are made for: a queue of a millisecond harms nobody, and a busy host is
+/// not back sooner.
+const MIN_RTT_LEAST: Duration = Duration::from_millis(1);
 /// The least time with a short queue that looks for a new shortest round trip.
 const PROBE_RTT: Duration = Duration::from_millis(200);
 /// A round trip within this of the shortest refreshes it: with a paced sender the queue empties in each cycle.
@@ -33,6 +36,8 @@ const MIN_RTT_SLACK: f64 = 1.03;
 /// Datagrams of the first window (RFC 9002), and the least window later.
 const INITIAL_DATAGRAMS: u64 = 10;
 const LEAST_DATAGRAMS: u64 = 4;
+/// Datagrams that one segmented send and an acknowledgement that waits for its fellow leave under way on any link.
+const BUNCH_DATAGRAMS: u64 = 16;
 /// Losses above this share of a round end the startup, and make older delivery rates worthless.
 const LOSS_HEAVY: f64 = 0.10;
 
@@ -163,7 +168,11 @@ impl Adaptive {
         let mark = self.marks[index];
         self.marks.drain(..index);
         let rtt = now.saturating_duration_since(newest);
-        self.hear_rtt(now, rtt);
+        // The library hears an acknowledgement with the time at which it began its round of work, and on a busy host that is
+        // before the packet was sent. A round trip of nothing would leave no room for anything under way.
+        if !rtt.is_zero() {
+            self.hear_rtt(now, rtt);
+        }
         let round_ended = mark.delivered >= self.round_ends;
         let losses = round_ended.then(|| self.end_round());
         let spread =
@@ -179,7 +188,7 @@ impl Adaptive {
         if let Some(losses) = losses {
             self.check_full(losses, mark.app_limited);
         }
-        self.step(now, round_ended);
+        self.step(now, mark.sent, round_ended);
         losses
     }
 
@@ -207,7 +216,7 @@ impl Adaptive {
         match self.state {
             State::Startup => window.max(self.initial_window()),
             // Room for acknowledgements that come in bunches on short ways.
-            State::Drain | State::ProbeBw { .. } => window.max(least) + 16 * self.mtu,
+            State::Drain | State::ProbeBw { .. } => window.max(least) + BUNCH_DATAGRAMS * self.mtu,
             State::ProbeRtt { .. } => window.max(least),
         }
     }
@@ -226,7 +235,7 @@ impl Adaptive {
     }
 
     fn product(&self) -> Option<f64> {
-        Some(self.rate()? * self.min_rtt?.0.as_secs_f64())
+        Some(self.rate()? * self.min_rtt?.0.max(MIN_RTT_LEAST).as_secs_f64())
     }
 
     fn hear_rtt(&mut self, now: Instant, rtt: Duration) {
@@ -298,21 +307,29 @@ impl Adaptive {
         None
     }
 
-    fn step(&mut self, now: Instant, round_ended: bool) {
-        let Some((min_rtt, heard)) = self.min_rtt else { return };
+    /// Whether no more is under way than the link holds.
+    fn is_drained(&self) -> bool {
+        self.product().is_some_and(|product| self.in_flight as f64 <= product.max((BUNCH_DATAGRAMS * self.mtu) as f64))
+    }
+
+    /// The next state, now that something sent at `acked` was acknowledged.
+    fn step(&mut self, now: Instant, acked: Instant, round_ended: bool) {
+        let Some((shortest, heard)) = self.min_rtt else { return };
+        let min_rtt = shortest.max(MIN_RTT_LEAST);
         match self.state {
             State::Startup if self.full => self.state = State::Drain,
-            State::Drain if self.product().is_some_and(|product| self.in_flight as f64 <= product) => {
+            State::Drain if self.is_drained() => {
                 self.state = State::ProbeBw { phase: 2, since: now };
             }
             State::ProbeBw { phase, since } => {
                 let passed = now.saturating_duration_since(since);
                 // The queue is given back until it is gone (version 1 gives up after one round trip, and what its rates
                 // are too large by piles up), but not for ever beside others who keep it full.
-                let drained = self.product().is_some_and(|product| self.in_flight as f64 <= product);
                 let over = match phase {
-                    GIVE_BACK => drained || passed > min_rtt * GIVE_BACK_ROUNDS,
-                    _ => passed > min_rtt,
+                    GIVE_BACK => self.is_drained() || passed > min_rtt * GIVE_BACK_ROUNDS,
+                    // On a short way the time between two sends may be far longer than a round trip: no phase is over
+                    // before something that was sent in it has arrived, or asking for more would never have an effect.
+                    _ => passed > min_rtt && acked >= since,
                 };
                 if over {
                     let next = if phase == JUDGED { self.judge_probe() } else { Some((phase + 1) % CYCLE.len()) };
@@ -324,7 +341,7 @@ impl Adaptive {
                     true => State::ProbeBw { phase: 2, since: now },
                     false => State::Startup,
                 };
-                self.min_rtt = Some((min_rtt, now));
+                self.min_rtt = Some((shortest, now));
             }
             State::Startup | State::Drain | State::ProbeRtt { .. } => {}
         }
@@ -332,7 +349,7 @@ impl Adaptive {
         if stale && !matches!(self.state, State::ProbeRtt { .. }) {
             self.state = State::ProbeRtt { until: now + PROBE_RTT.max(min_rtt) };
             // Forgotten, so that the next ones count whatever they are.
-            self.min_rtt = Some((min_rtt.mul_f64(1.5), now));
+            self.min_rtt = Some((shortest.mul_f64(1.5), now));
         }
     }
 }

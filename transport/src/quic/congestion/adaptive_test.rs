@@ -14,6 +14,8 @@ struct Link {
     rtt: Duration,
     queue: Duration,
     loss: f64,
+    /// Acknowledgements are heard with the time at which their packets were sent.
+    skewed: bool,
 }
 
 /// Runs a sender with endless data; returns bytes delivered in the second half, as a share of what the link could carry,
@@ -35,7 +37,7 @@ fn run(link: impl Fn(Duration) -> Link, span: Duration) -> (f64, Duration) {
                 controller.on_lost(DATAGRAM);
                 continue;
             }
-            controller.on_ack(sent, DATAGRAM);
+            controller.on_ack(if here.skewed { now } else { sent }, DATAGRAM);
             controller.on_end_acks(now, false);
             if now > begin + span / 2 {
                 delivered += DATAGRAM as f64;
@@ -72,6 +74,7 @@ fn fixed(mbit: f64, rtt_ms: u64, queue_ms: u64, loss: f64) -> impl Fn(Duration) 
         rtt: Duration::from_millis(rtt_ms),
         queue: Duration::from_millis(queue_ms),
         loss,
+        skewed: false,
     }
 }
 
@@ -113,6 +116,46 @@ fn a_startup_that_was_disturbed_does_not_end_low() {
         let (share, _) = run(disturbed, Duration::from_secs(16));
         assert!(share > 0.9, "{from} to {until} ms: {share}");
     }
+}
+
+/// A node whose processor was taken for a while sent at 100 kB/s ever after: an acknowledgement had been heard with the time
+/// at which its packet was sent.
+#[test]
+fn a_short_way_recovers_from_a_host_that_stood_still() {
+    for slow_rate in [100_000.0, 1_000_000.0] {
+        let disturbed = move |at: Duration| {
+            let slow = (500..2500).contains(&at.as_millis());
+            Link {
+                rate: if slow { slow_rate } else { 50_000_000.0 },
+                rtt: Duration::from_micros(200),
+                queue: Duration::from_millis(if slow { 300 } else { 20 }),
+                loss: 0.0,
+                skewed: at.as_millis() % 1000 == 400,
+            }
+        };
+        let (share, _) = run(disturbed, Duration::from_secs(8));
+        assert!(share > 0.9, "from {slow_rate} B/s: {share}");
+    }
+}
+
+#[test]
+fn an_acknowledgement_heard_too_early_leaves_room_for_what_is_under_way() {
+    let mut now = Instant::now();
+    let mut controller = Adaptive::new(now, 1200);
+    let rtt = Duration::from_micros(300);
+    for _ in 0..40 {
+        (0..100).for_each(|_| controller.on_sent(now, 1200));
+        let sent = now;
+        now += rtt;
+        (0..100).for_each(|_| controller.on_ack(sent, 1200));
+        controller.on_end_acks(now, false);
+    }
+    let room = controller.window();
+    controller.on_sent(now, 1200);
+    controller.on_ack(now, 1200);
+    controller.on_end_acks(now, false);
+    assert_eq!(controller.min_rtt(), Some(rtt));
+    assert!(controller.window() > room / 2, "{} of {room}", controller.window());
 }
 
 #[test]
