@@ -54,8 +54,8 @@ pub struct BaseRange {
 }
 
 /// For each new piece that is in no place of the old version, the old ranges where it may have been: at most
-/// [`RANGES_MAX`], the likeliest first, none if there was nothing. `old` and `new` are in file order and may leave parts of
-/// the file out (those under manifest nodes that did not change).
+/// [`RANGES_MAX`], the likeliest first, none if there was nothing. `old` and `new` are whole versions in file order; for parts
+/// of versions see [`align_between`].
 ///
 /// Chunks that both versions have once, and in the same order, are anchors. Between two anchors the new version may have
 /// more or fewer bytes than the old one; a chunk there is looked for at its distance from the anchor before, and from the one
@@ -63,12 +63,20 @@ pub struct BaseRange {
 /// pieces and [`BASE_BYTES_MAX`] bytes.
 #[must_use]
 pub fn align(old: &[Piece], new: &[Piece]) -> Vec<(usize, Vec<BaseRange>)> {
+    let end = |pieces: &[Piece]| pieces.last().map_or(0, |last| last.end() as i64);
+    align_between(old, new, (0, end(old).saturating_sub(end(new))))
+}
+
+/// [`align`] for parts of two versions, which may leave others out between them. `shifts` say how much further on in the old
+/// version the bytes lie that are before the new part, and those that are after it.
+#[must_use]
+pub fn align_between(old: &[Piece], new: &[Piece], shifts: (i64, i64)) -> Vec<(usize, Vec<BaseRange>)> {
     let places = places(old);
     let mut found = Vec::new();
     let (mut new_from, mut old_from) = (0, 0);
     let ends = std::iter::once((new.len(), old.len()));
     for (new_to, old_to) in anchors(old, new, &places).into_iter().chain(ends) {
-        gap(old, new, &places, trim(old, new, old_from..old_to, new_from..new_to), &mut found);
+        gap(old, new, &places, trim(old, new, old_from..old_to, new_from..new_to), shifts, &mut found);
         (new_from, old_from) = (new_to + 1, old_to + 1);
     }
     found
@@ -132,14 +140,18 @@ struct Gap {
     new: Range<usize>,
 }
 
-fn gap(old: &[Piece], new: &[Piece], places: &Places, gap: Gap, found: &mut Vec<(usize, Vec<BaseRange>)>) {
-    let start = |pieces: &[Piece], at: usize| at.checked_sub(1).map_or(0, |before| pieces[before].end() as i64);
-    let end = |pieces: &[Piece], at: usize| match pieces.get(at) {
-        Some(after) => after.offset as i64,
-        None => pieces.last().map_or(0, |last| last.end() as i64),
-    };
-    let by_start = start(old, gap.old.start).saturating_sub(start(new, gap.new.start));
-    let by_end = end(old, gap.old.end).saturating_sub(end(new, gap.new.end));
+fn gap(
+    old: &[Piece],
+    new: &[Piece],
+    places: &Places,
+    gap: Gap,
+    shifts: (i64, i64),
+    found: &mut Vec<(usize, Vec<BaseRange>)>,
+) {
+    let before = gap.old.start.checked_sub(1).zip(gap.new.start.checked_sub(1));
+    let by_start = before.map_or(shifts.0, |(one, two)| (old[one].end() as i64).saturating_sub(new[two].end() as i64));
+    let after = old.get(gap.old.end).zip(new.get(gap.new.end));
+    let by_end = after.map_or(shifts.1, |(one, two)| (one.offset as i64).saturating_sub(two.offset as i64));
     for place in gap.new {
         let piece = &new[place];
         if piece.id.is_none_or(|id| places.contains_key(&id)) {

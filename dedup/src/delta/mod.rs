@@ -21,7 +21,7 @@ mod switch;
 
 use bytes::Bytes;
 
-pub use align::{BaseRange, Piece, RANGE_PIECES_MAX, RANGES_MAX, align};
+pub use align::{BaseRange, Piece, RANGE_PIECES_MAX, RANGES_MAX, align, align_between};
 pub use record::{BASES_MAX, BaseRef, DeltaRecord, Resolver};
 pub use switch::{DeltaSwitch, Step};
 
@@ -96,7 +96,8 @@ pub enum DeltaError {
 /// bytes: pass the length of the whole chunk's encoding, less what naming the base costs. Hence a delta is never larger than
 /// what it replaces.
 ///
-/// Cost: zstd with each base as prefix; the planes only if a sample of 8 KiB says that they win.
+/// Cost: zstd with each base as prefix, unless a sample of 8 KiB at the known place says that every part changed and the
+/// planes win well; the planes only if that sample says that they win.
 #[must_use]
 pub fn encode(plain: &[u8], bases: &[Base<'_>], rival: usize, level: i32) -> Option<Delta> {
     if plain.is_empty() || plain.len() > CHUNK_BYTES_MAX as usize {
@@ -114,15 +115,19 @@ pub fn encode(plain: &[u8], bases: &[Base<'_>], rival: usize, level: i32) -> Opt
                 *best = Some(Delta { base: place, codec, depth, body });
             }
         };
+        let trial = planes::trial(plain, base);
         let again = bases[..place].iter().any(|other| std::ptr::eq(other.plain, base.plain));
-        if !again {
+        let in_vain = trial.is_some_and(|trial| trial.beats_prefix(rival));
+        if !again && !in_vain {
             offer(&mut best, Codec::ZstdPrefix, prefix::encode(plain, base.plain, level));
         }
         let so_far = best.as_ref().map_or(rival, |delta| delta.body.len());
         if so_far <= plain.len() / GOOD_ENOUGH {
             break;
         }
-        offer(&mut best, Codec::Planes, planes::encode(plain, base, so_far));
+        if let Some(trial) = trial.filter(|trial| trial.bytes < so_far) {
+            offer(&mut best, Codec::Planes, planes::encode(plain, base, &trial));
+        }
     }
     best
 }

@@ -41,25 +41,38 @@ impl Shape {
     }
 }
 
-/// The planes, if a sample promises fewer than `rival` bytes.
-pub(super) fn encode(plain: &[u8], base: &Base<'_>, rival: usize) -> Option<Bytes> {
-    let mut best: Option<(f64, Shape)> = None;
-    for shift in shifts(plain.len(), base) {
-        if let Some((share, shape)) = trial(plain, base.plain, shift)
-            && best.is_none_or(|(other, _)| share < other)
-        {
-            best = Some((share, shape));
-        }
-    }
-    let (share, shape) = best?;
-    if share * plain.len() as f64 >= rival as f64 {
-        return None;
-    }
-    write(plain, base.plain, shape)
+/// What a sample says of the planes against a base.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trial {
+    shape: Shape,
+    /// About what the planes take.
+    pub(super) bytes: usize,
+    /// The share of the sample's words of eight bytes that is the same in both; of its pieces the one with most.
+    same: f64,
+    /// Whether more than one piece was looked at.
+    large: bool,
 }
 
-/// Where the base may lie beneath the chunk: where it is said to, or else there if it is about as long.
-fn shifts(len: usize, base: &Base<'_>) -> impl Iterator<Item = i32> {
+impl Trial {
+    /// Whether zstd with the base as prefix would be work in vain: every part of the chunk changed, and the planes do well.
+    /// An insertion is not mistaken for that: what is before it is all the same, and what is after it makes bad planes.
+    pub(super) fn beats_prefix(&self, rival: usize) -> bool {
+        self.large && ((self.same < 0.03 && self.bytes < rival / 4 * 3) || (self.same < 0.75 && self.bytes < rival / 2))
+    }
+}
+
+/// Tries a sample; `None` if it is not known where the base lies beneath the chunk.
+pub(super) fn trial(plain: &[u8], base: &Base<'_>) -> Option<Trial> {
+    sampled(plain, base.plain, shift(plain.len(), base)?)
+}
+
+/// The planes as the trial found best.
+pub(super) fn encode(plain: &[u8], base: &Base<'_>, trial: &Trial) -> Option<Bytes> {
+    write(plain, base.plain, trial.shape)
+}
+
+/// Where the base lies beneath the chunk: where it is said to, or else there if it is as long.
+fn shift(len: usize, base: &Base<'_>) -> Option<i32> {
     let known = match base.align {
         Some(align) => i32::try_from(align).ok(),
         None => (base.plain.len() == len).then_some(0),
@@ -68,7 +81,7 @@ fn shifts(len: usize, base: &Base<'_>) -> impl Iterator<Item = i32> {
         let (from, to) = (i64::from(*shift), i64::from(*shift) + len as i64);
         (to.min(base.plain.len() as i64) - from.max(0)) * 2 > len as i64
     };
-    known.filter(overlaps).into_iter()
+    known.filter(overlaps)
 }
 
 /// The base's bytes beneath `plain[at..at + into.len()]`, zeros where there are none.
@@ -83,8 +96,11 @@ fn beneath(base: &[u8], shift: i32, at: usize, into: &mut [u8]) {
     into[len..].fill(0);
 }
 
-fn word(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+#[inline]
+fn word<const WIDTH: usize>(bytes: &[u8; WIDTH]) -> u64 {
+    let mut wide = [0; WIDTH_MAX];
+    wide[..WIDTH].copy_from_slice(bytes);
+    u64::from_le_bytes(wide)
 }
 
 /// Differences as small numbers whatever their sign: 0, -1, 1, -2, … become 0, 1, 2, 3, ….
@@ -97,8 +113,8 @@ const fn unzigzag(coded: u64) -> u64 {
     (coded >> 1) ^ (coded & 1).wrapping_neg()
 }
 
-/// The best shape at a shift and the share of the plain bytes that it should come to, from the entropy of a sample's planes.
-fn trial(plain: &[u8], base: &[u8], shift: i32) -> Option<(f64, Shape)> {
+/// The best shape at a shift, from the entropy of a sample's planes.
+fn sampled(plain: &[u8], base: &[u8], shift: i32) -> Option<Trial> {
     let pieces: Vec<(&[u8], Vec<u8>)> = sample(plain.len())
         .map(|(at, len)| {
             let mut below = vec![0; len];
@@ -106,22 +122,27 @@ fn trial(plain: &[u8], base: &[u8], shift: i32) -> Option<(f64, Shape)> {
             (&plain[at..at + len], below)
         })
         .collect();
-    let mut best: Option<(f64, Shape)> = None;
-    for width_log2 in 0..=3 {
-        let shape = Shape { width_log2, subtract: false, phase: 0, shift };
-        // Where elements begin does not change their XOR's planes; for the difference it is where it is smallest.
-        let phases = 0..shape.width() as u8;
-        let significant = |phase: &u8| significant_bits(&pieces, Shape { phase: *phase, ..shape });
-        let phase = phases.min_by_key(significant).unwrap_or(0);
-        for shape in [shape, Shape { subtract: true, phase, ..shape }] {
-            let bits = entropy_bits(&pieces, shape);
-            let share = bits / (8 * pieces.iter().map(|(piece, _)| piece.len()).sum::<usize>()) as f64;
-            if best.is_none_or(|(other, _)| share < other) {
-                best = Some((share, shape));
-            }
-        }
-    }
-    best
+    let sample_bytes: usize = pieces.iter().map(|(piece, _)| piece.len()).sum();
+    // Where elements begin does not change their XOR's planes; for the difference it is where it is smallest. Differences are
+    // looked at closely only at the two widths at which they are smallest.
+    let mut widths: Vec<(u64, Shape)> = (0..=3)
+        .flat_map(|width_log2| {
+            let shapes = (0..1 << width_log2).map(move |phase| Shape { width_log2, subtract: true, phase, shift });
+            shapes.map(|shape| (significant_bits(&pieces, shape), shape)).min_by_key(|(bits, _)| *bits)
+        })
+        .collect();
+    widths.sort_by_key(|(bits, _)| *bits);
+    let subtracted = widths.iter().take(2).map(|(_, shape)| *shape);
+    let shapes = (0..=3).map(|width_log2| Shape { width_log2, subtract: false, phase: 0, shift }).chain(subtracted);
+    let (bits, shape) =
+        shapes.map(|shape| (entropy_bits(&pieces, shape), shape)).min_by(|(one, _), (two, _)| one.total_cmp(two))?;
+    let share = bits / (8 * sample_bytes.max(1)) as f64;
+    let same = pieces.iter().map(|(plain, below)| {
+        let words = plain.as_chunks::<8>().0.iter().zip(below.as_chunks::<8>().0);
+        words.filter(|(new, old)| new == old).count() as f64 * 8.0 / plain.len().max(1) as f64
+    });
+    let (same, large) = (same.fold(0.0, f64::max), pieces.len() > 1);
+    Some(Trial { shape, bytes: (share * plain.len() as f64) as usize, same, large })
 }
 
 /// Pieces to look at: place and length. Places are multiples of the largest element, so that phases are the chunk's.
@@ -132,20 +153,31 @@ fn sample(len: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..pieces).map(move |n| ((step / 2 + n * step) / WIDTH_MAX * WIDTH_MAX, piece))
 }
 
-fn differences<'a>(plain: &'a [u8], below: &'a [u8], shape: Shape) -> impl Iterator<Item = u64> + 'a {
-    let (phase, width) = (usize::from(shape.phase), shape.width());
-    let pairs = plain.get(phase..).unwrap_or_default().chunks_exact(width);
-    pairs.zip(below.get(phase..).unwrap_or_default().chunks_exact(width)).map(move |(new, old)| {
-        let (new, old) = (word(new), word(old));
-        if shape.subtract { zigzag(new.wrapping_sub(old), 8 * width as u32) } else { new ^ old }
-    })
+/// Calls `each` with the difference of each whole element. The width is a constant in each loop: words are loaded at once.
+fn differences(plain: &[u8], below: &[u8], shape: Shape, mut each: impl FnMut(u64)) {
+    fn wide<const WIDTH: usize>(plain: &[u8], below: &[u8], subtract: bool, each: &mut impl FnMut(u64)) {
+        for (new, old) in plain.as_chunks::<WIDTH>().0.iter().zip(below.as_chunks::<WIDTH>().0) {
+            let (new, old) = (word(new), word(old));
+            each(if subtract { zigzag(new.wrapping_sub(old), 8 * WIDTH as u32) } else { new ^ old });
+        }
+    }
+    let phase = usize::from(shape.phase);
+    let (plain, below) = (plain.get(phase..).unwrap_or_default(), below.get(phase..).unwrap_or_default());
+    match shape.width_log2 {
+        0 => wide::<1>(plain, below, shape.subtract, &mut each),
+        1 => wide::<2>(plain, below, shape.subtract, &mut each),
+        2 => wide::<4>(plain, below, shape.subtract, &mut each),
+        _ => wide::<8>(plain, below, shape.subtract, &mut each),
+    }
 }
 
 /// Bits of the differences up to the highest one that is set, as if each took a fixed width.
 fn significant_bits(pieces: &[(&[u8], Vec<u8>)], shape: Shape) -> u64 {
-    let subtract = Shape { subtract: true, ..shape };
-    let bits = pieces.iter().flat_map(|(plain, below)| differences(plain, below, subtract));
-    bits.map(|difference| u64::from(64 - difference.leading_zeros())).sum()
+    let mut bits = 0;
+    for (plain, below) in pieces {
+        differences(plain, below, shape, |difference| bits += u64::from(64 - difference.leading_zeros()));
+    }
+    bits
 }
 
 /// Entropy of the planes, each by itself, with the usual correction for small samples (Miller 1955).
@@ -153,12 +185,12 @@ fn entropy_bits(pieces: &[(&[u8], Vec<u8>)], shape: Shape) -> f64 {
     let mut counts = [[0_u32; 256]; WIDTH_MAX];
     let mut total = 0_u32;
     for (plain, below) in pieces {
-        for difference in differences(plain, below, shape) {
+        differences(plain, below, shape, |difference| {
             for (plane, counts) in counts.iter_mut().take(shape.width()).enumerate() {
                 counts[(difference >> (8 * plane) & 0xff) as usize] += 1;
             }
             total += 1;
-        }
+        });
     }
     let total = f64::from(total.max(1));
     let plane_bits = |counts: &[u32; 256]| {
@@ -168,9 +200,9 @@ fn entropy_bits(pieces: &[(&[u8], Vec<u8>)], shape: Shape) -> f64 {
             bits += count * (total / count).log2();
             kinds += 1.0;
         }
-        // zstd's Huffman codes take at least a bit a byte, unless all are the same.
+        // zstd's Huffman codes take at least a bit a byte, but for long runs.
         let bits = bits + (kinds - 1.0) / (2.0 * std::f64::consts::LN_2);
-        if kinds > 1.0 { bits.max(total.min(bits * 4.0)) } else { 0.0 }.min(8.0 * total)
+        if kinds > 1.0 { bits.max(total.min(bits * 4.0)).min(8.0 * total) } else { 0.0 }
     };
     counts.iter().take(shape.width()).map(plane_bits).sum()
 }
@@ -183,7 +215,7 @@ fn split<const WIDTH: usize>(plain: &[u8], below: &[u8], shape: Shape, planes: &
     }
     let mut rows = planes.chunks_exact_mut(elements);
     let mut rows: [&mut [u8]; WIDTH] = std::array::from_fn(|_| rows.next().unwrap_or_default());
-    let pairs = plain.chunks_exact(WIDTH).zip(below.chunks_exact(WIDTH));
+    let pairs = plain.as_chunks::<WIDTH>().0.iter().zip(below.as_chunks::<WIDTH>().0);
     for (place, (new, old)) in pairs.enumerate() {
         let (new, old) = (word(new), word(old));
         let coded = if shape.subtract { zigzag(new.wrapping_sub(old), 8 * WIDTH as u32) } else { new ^ old };
@@ -201,7 +233,7 @@ fn join<const WIDTH: usize>(below: &mut [u8], shape: Shape, planes: &[u8]) {
     }
     let mut rows = planes.chunks_exact(elements);
     let rows: [&[u8]; WIDTH] = std::array::from_fn(|_| rows.next().unwrap_or_default());
-    for (place, element) in below.chunks_exact_mut(WIDTH).enumerate() {
+    for (place, element) in below.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
         let coded = rows.iter().rev().fold(0_u64, |coded, row| coded << 8 | u64::from(row[place]));
         let old = word(element);
         let new = if shape.subtract { old.wrapping_add(unzigzag(coded)) } else { old ^ coded };
