@@ -51,6 +51,12 @@ pub struct WireBytes {
     pub chunk_sent: u64,
     /// The same, received.
     pub chunk_received: u64,
+    /// The part of `chunk_sent` that went as deltas against what the other end has.
+    pub delta_sent: u64,
+    /// The part of `chunk_received` that came as deltas.
+    pub delta_received: u64,
+    /// Number of deltas received.
+    pub deltas_received: u64,
     /// Plain bytes of the chunks received and verified.
     pub plain_received: u64,
     /// Number of chunks received and verified.
@@ -99,6 +105,9 @@ impl WireBytes {
             control_received: self.control_received + other.control_received,
             chunk_sent: self.chunk_sent + other.chunk_sent,
             chunk_received: self.chunk_received + other.chunk_received,
+            delta_sent: self.delta_sent + other.delta_sent,
+            delta_received: self.delta_received + other.delta_received,
+            deltas_received: self.deltas_received + other.deltas_received,
             plain_received: self.plain_received + other.plain_received,
             chunks_received: self.chunks_received + other.chunks_received,
         }

@@ -89,7 +89,10 @@ impl Ensure {
 
     async fn fetch(&self, needed: &Needed, ids: &[ChunkId]) -> Result<(), Refusal> {
         let job = Job { realm: needed.realm.clone(), volume: needed.volume, cause: needed.cause };
-        let needs = ids.iter().map(|id| Need { id: *id, len: None, origin: needed.origin.clone() }).collect();
+        let needs = ids
+            .iter()
+            .map(|id| Need { id: *id, len: None, origin: needed.origin.clone(), bases: Vec::new() })
+            .collect();
         let fetched = self.fetcher.run(&job, needs, &|_, _| ()).await;
         let fetched = fetched.map_err(|error| Refusal { class: error.class, message: error.reason })?;
         let Some(first) = fetched.missing.first() else { return Ok(()) };

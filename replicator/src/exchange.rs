@@ -27,10 +27,19 @@ impl Tally {
         (chunk as u64, (FRAME_HEAD_BYTES + len - chunk) as u64)
     }
 
+    /// How much of it is a delta.
+    fn delta(frame: &Frame) -> u64 {
+        match frame {
+            Frame::Chunk { codec, payload, .. } if codec.is_delta() => payload.len() as u64,
+            _ => 0,
+        }
+    }
+
     pub(crate) fn sent(&self, frame: &Frame, len: usize) {
         let (chunk, control) = Self::split(frame, len);
         self.counters.add(&self.account, |bytes| {
             bytes.chunk_sent += chunk;
+            bytes.delta_sent += Self::delta(frame);
             bytes.control_sent += control;
         });
     }
@@ -39,6 +48,8 @@ impl Tally {
         let (chunk, control) = Self::split(frame, len);
         self.counters.add(&self.account, |bytes| {
             bytes.chunk_received += chunk;
+            bytes.delta_received += Self::delta(frame);
+            bytes.deltas_received += u64::from(Self::delta(frame) > 0);
             bytes.control_received += control;
         });
     }
@@ -59,8 +70,8 @@ impl Tally {
     }
 }
 
-/// Writes a frame. Not cancel safe, as [`SendStream::write_pieces`].
-pub(crate) async fn write(send: &mut SendStream, frame: &Frame, tally: &Tally) -> Result<(), StreamError> {
+/// Writes a frame and gives its length. Not cancel safe, as [`SendStream::write_pieces`].
+pub(crate) async fn write(send: &mut SendStream, frame: &Frame, tally: &Tally) -> Result<usize, StreamError> {
     let [head, body] = frame.pieces();
     let len = head.len() + body.len();
     // Frames are bounded far below 4 GiB.
@@ -70,7 +81,7 @@ pub(crate) async fn write(send: &mut SendStream, frame: &Frame, tally: &Tally) -
     joined.put_slice(&head);
     send.write_pieces(&mut [joined.freeze(), body]).await?;
     tally.sent(frame, len);
-    Ok(())
+    Ok(FRAME_HEAD_BYTES + len)
 }
 
 /// Reads a frame's bytes; `None` at the end of the stream. Not cancel safe.

@@ -1,8 +1,8 @@
 //! Runs the planner: asks sources, verifies, stores, until every wanted chunk is here or named as missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use causeway_base::{ChunkId, SiteName, VolumeId};
@@ -13,9 +13,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::counters::Place;
-use crate::local::{LocalChunks, LocalError};
+use crate::local::{self, LocalChunks, LocalError};
+use crate::previous::NeedBase;
 use crate::source::{Ask, Candidate, Consumer, Sources};
-use crate::wire::{Cause, Received};
+use crate::wire::{Bases, Cause, Received};
 
 /// Chunks are stored in groups of about this many plain bytes.
 const GROUP_BYTES: usize = 2 << 20;
@@ -35,6 +36,8 @@ pub struct Need {
     pub len: Option<u32>,
     /// The site that should have it.
     pub origin: Option<SiteName>,
+    /// What is here that it may be sent against, the best first.
+    pub bases: Vec<NeedBase>,
 }
 
 /// What a run is for.
@@ -122,6 +125,9 @@ struct Run<'a> {
     candidates: Vec<Candidate>,
     planner: Planner,
     lens: BTreeMap<ChunkId, Option<u32>>,
+    bases: BTreeMap<ChunkId, Vec<NeedBase>>,
+    /// Chunks that came against a base that could not be read here: they are asked for whole.
+    baseless: Arc<Mutex<BTreeSet<ChunkId>>>,
     started: Instant,
     transfers: JoinSet<BatchId>,
     running: BTreeMap<BatchId, tokio::task::AbortHandle>,
@@ -149,9 +155,12 @@ impl<'a> Run<'a> {
                 first_of_site.entry(site.clone()).or_insert(id);
             }
         }
-        let mut lens = BTreeMap::new();
+        let (mut lens, mut bases) = (BTreeMap::new(), BTreeMap::new());
         planner.want(needs.into_iter().map(|need| {
             lens.insert(need.id, need.len);
+            if !need.bases.is_empty() {
+                bases.insert(need.id, need.bases);
+            }
             let hint = need.origin.as_ref().and_then(|site| first_of_site.get(site)).copied();
             // What is not known is counted as an average chunk.
             Want { id: need.id, len: need.len.unwrap_or(64 << 10), priority: 0, hint }
@@ -163,6 +172,8 @@ impl<'a> Run<'a> {
             candidates,
             planner,
             lens,
+            bases,
+            baseless: Arc::default(),
             started: Instant::now(),
             transfers: JoinSet::new(),
             running: BTreeMap::new(),
@@ -242,10 +253,18 @@ impl<'a> Run<'a> {
             stored_at: Instant::now(),
             tell: self.tell.clone(),
             failed: self.failed.clone(),
+            baseless: self.baseless.clone(),
         };
-        let ask = Ask { realm, volume, cause, ids, lens };
+        let (bases, held_in) = (self.offer(&ids), self.fetcher.local.clone());
+        let mut ask = Ask { realm, volume, cause, ids, lens, bases, held_in };
         let (chunk_source, place, tell) = (candidate.source.clone(), candidate.place.clone(), self.tell.clone());
         let transfer = self.transfers.spawn(async move {
+            // What was collected since, or is damaged, must not be offered: a delta against it would come in vain.
+            let held = ask.bases.held().to_vec();
+            if !held.is_empty() {
+                let lacking = local::missing(&ask.held_in, held).await;
+                ask.bases = lacking.map_or_else(|_| Bases::default(), |lacking| ask.bases.without(&lacking));
+            }
             let ended = chunk_source.fetch(ask, Box::new(sink)).await;
             let event = match ended {
                 Ok(()) => Event::Ended(batch),
@@ -259,6 +278,20 @@ impl<'a> Run<'a> {
             batch
         });
         self.running.insert(batch, transfer);
+    }
+}
+
+impl Run<'_> {
+    /// What a batch offers as bases.
+    fn offer(&self, ids: &[ChunkId]) -> Bases {
+        let baseless = self.baseless.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut offered = Bases::default();
+        for (place, id) in (0_u32..).zip(ids).filter(|(_, id)| !baseless.contains(id)) {
+            for base in self.bases.get(id).into_iter().flatten() {
+                offered.push(place, &base.chunks, base.align);
+            }
+        }
+        offered
     }
 }
 
@@ -280,6 +313,7 @@ struct Sink {
     stored_at: Instant,
     tell: mpsc::Sender<Told>,
     failed: Arc<OnceLock<LocalError>>,
+    baseless: Arc<Mutex<BTreeSet<ChunkId>>>,
 }
 
 impl Sink {
@@ -317,6 +351,12 @@ impl Consumer for Sink {
             Received::Corrupt { index } => {
                 tracing::warn!(id = %self.ids[index], "a source sent other bytes than the chunk's");
                 Event::Corrupt(self.batch, self.ids[index])
+            }
+            Received::Baseless { index } => {
+                tracing::warn!(id = %self.ids[index], "a delta came and its base cannot be read; asking for the whole chunk");
+                self.baseless.lock().unwrap_or_else(PoisonError::into_inner).insert(self.ids[index]);
+                // The planner wants again what the batch leaves open.
+                return true;
             }
         };
         self.tell.blocking_send(Told::Other(event)).is_ok()

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fetcher::{Fetcher, Job, Need};
 use crate::local::{self, LocalError, Realms, blocking};
-use crate::volume::{ChangesError, VolumeSource, VolumeView};
+use crate::volume::{ChangesError, PastView, VolumeSource, VolumeView};
 use crate::walk::{Files, Walk, WalkError};
 use crate::watermarks::Watermarks;
 use crate::wire::Cause;
@@ -161,7 +161,8 @@ impl Work<'_> {
             Ok(keys) => keys.map_or_else(Files::all, |keys| Files::Changed(keys.into_iter())),
             Err(error) => return Err(error.into()),
         };
-        let mut walk = Walk::new(&self.follower.fetcher, &job, view, files);
+        let before = state_at(&self.follower.source, covered).await;
+        let mut walk = Walk::new(&self.follower.fetcher, &job, view, files).since(before);
         let mut missing = Vec::new();
         while let Some(needs) = walk.next().await? {
             missing.extend(self.bring(&job, needs).await?);
@@ -257,6 +258,20 @@ pub(crate) async fn view_of(source: &Arc<dyn VolumeSource>) -> Result<Arc<dyn Vo
     let source = source.clone();
     let view = blocking(move || source.view()).await?.map_err(ChangesError::from)?;
     Ok(Arc::from(view))
+}
+
+/// The state at a seq, if it is still kept. Without it chunks come whole, so a failure is only told.
+async fn state_at(source: &Arc<dyn VolumeSource>, seq: Option<Seq>) -> Option<Arc<dyn PastView>> {
+    let (source, seq) = (source.clone(), seq?);
+    let volume = source.id();
+    match blocking(move || source.view_at(seq)).await {
+        Ok(Ok(view)) => view.map(Arc::from),
+        Ok(Err(error)) => {
+            tracing::warn!(%volume, %seq, %error, "the state before cannot be read; changed files come without deltas");
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 /// The keys that changed after `covered` up to `until`, of inodes only or all; `None` if that cannot be told and everything

@@ -8,6 +8,7 @@
 //! Which task owns what, and what a crash loses, is in `docs/replication.md`.
 
 mod archiver;
+mod bases;
 pub mod client;
 pub mod content;
 pub mod counters;
@@ -17,6 +18,7 @@ pub mod fetcher;
 mod follower;
 pub mod local;
 pub mod peers;
+pub mod previous;
 mod replicator;
 pub mod service;
 pub mod source;
@@ -35,7 +37,8 @@ pub use fetcher::{Fetched, Fetcher, Job, Need};
 pub use follower::FollowerStatus;
 pub use local::{LocalChunks, LocalError, PutCounts, Realms};
 pub use peers::{Directory, PeerSources, Way};
+pub use previous::NeedBase;
 pub use replicator::{Options, Parts, Replicator, VolumeStatus};
 pub use service::{ChunkService, Later, Needed, ReadThrough, ServiceLimits};
 pub use source::{ArchiveSource, Ask, Candidate, ChunkSource, Consumer, NodeSource, SourceError, Sources};
-pub use volume::{ChangedKeys, ChangesError, VolumeSource, VolumeView};
+pub use volume::{ChangedKeys, ChangesError, PastView, VolumeSource, VolumeView};

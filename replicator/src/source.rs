@@ -10,10 +10,11 @@ use causeway_replicator_core::Source;
 use causeway_repository::archive::ChunkArchive;
 use causeway_transport::quic::PeerAddr;
 
+use crate::bases::BaseReader;
 use crate::client::{ChunkClient, ClientError};
 use crate::counters::{Account, Counters, Place};
-use crate::local::blocking;
-use crate::wire::{Cause, ChunkRequest, Form, Received};
+use crate::local::{LocalChunks, blocking};
+use crate::wire::{Bases, Cause, ChunkRequest, Form, ReadBase, Received};
 
 /// What is asked of a source at once.
 #[derive(Clone, Debug)]
@@ -28,6 +29,10 @@ pub struct Ask {
     pub ids: Vec<ChunkId>,
     /// Their plain lengths, where known.
     pub lens: Vec<Option<u32>>,
+    /// What they may be sent against: chunks of `held_in`. A source that makes no deltas ignores it.
+    pub bases: Bases,
+    /// Where the bases are read.
+    pub held_in: Arc<dyn LocalChunks>,
 }
 
 /// Takes what comes. Called on a blocking thread only.
@@ -125,9 +130,12 @@ impl NodeSource {
 #[async_trait]
 impl ChunkSource for NodeSource {
     async fn fetch(&self, ask: Ask, consume: Box<dyn Consumer>) -> Result<(), SourceError> {
-        let Ask { realm, volume, cause, ids, lens } = ask;
-        let request = ChunkRequest { realm: realm.name.clone(), volume, cause, origin: None, form: self.form, ids };
-        let fetched = self.client.fetch(&self.to, realm, request, &lens, consume).await;
+        let Ask { realm, volume, cause, ids, lens, bases, held_in } = ask;
+        let mut reader = BaseReader::new(held_in, realm.clone());
+        let read: ReadBase = Box::new(move |chunks| reader.join(chunks));
+        let name = realm.name.clone();
+        let request = ChunkRequest { realm: name, volume, cause, origin: None, form: self.form, ids, bases };
+        let fetched = self.client.fetch(&self.to, realm, request, &lens, Some(read), consume).await;
         fetched.map(|_| ()).map_err(|source| SourceError::Node { address: self.to.addr.clone(), source })
     }
 }

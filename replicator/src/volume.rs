@@ -18,6 +18,11 @@ pub trait VolumeView: Records + Send + Sync {
     fn digest(&self) -> Digest;
 }
 
+/// The records of a volume at an older seq.
+pub trait PastView: Records + Send + Sync {}
+
+impl<T: Records + Send + Sync> PastView for T {}
+
 /// The change list was asked for something it does not have.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ChangesError {
@@ -48,6 +53,16 @@ pub trait VolumeSource: Send + Sync + Debug {
     /// # Errors
     /// The store failed.
     fn view(&self) -> Result<Box<dyn VolumeView>, ReadError>;
+
+    /// The state at an older seq; `None` if it is not kept any more. It gives the versions from which files changed, so
+    /// that they come as their difference: without it they come whole.
+    ///
+    /// # Errors
+    /// The store failed.
+    fn view_at(&self, seq: Seq) -> Result<Option<Box<dyn PastView>>, ReadError> {
+        let _ = seq;
+        Ok(None)
+    }
 
     /// The keys that changed after one seq, up to and with another.
     ///

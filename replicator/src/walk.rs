@@ -1,12 +1,12 @@
 //! The chunks that a volume's files refer to, in batches.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use causeway_base::{ChunkId, Ino, SiteName};
 use causeway_dedup::manifest::{NodeContent, NodeRef};
-use causeway_dedup::{Extent, ManifestError, ManifestRoot, Realm};
+use causeway_dedup::{ManifestError, ManifestRoot, Realm};
 use causeway_namespace_core::encode;
 use causeway_namespace_core::inode::{Body, Content, Inode, ManifestRef};
 use causeway_namespace_core::key;
@@ -15,7 +15,8 @@ use causeway_replicator_core::Missing;
 
 use crate::fetcher::{Fetcher, Job, Need};
 use crate::local::{self, LocalChunks, LocalError, blocking};
-use crate::volume::VolumeView;
+use crate::previous::{Child, NeedBase, Old, children};
+use crate::volume::{PastView, VolumeView};
 
 /// A batch has about this many chunks, and memory for as many ids.
 const BATCH: usize = 32 << 10;
@@ -48,6 +49,18 @@ pub(crate) enum WalkError {
         /// At least one.
         missing: Vec<Missing>,
     },
+}
+
+/// A manifest node that is to be opened.
+struct Node {
+    ino: Ino,
+    origin: SiteName,
+    node: NodeRef,
+    /// Where in the file it begins.
+    offset: u64,
+    bases: Vec<NeedBase>,
+    /// What lay there in the version before.
+    old: Option<Arc<Old>>,
 }
 
 /// The files to look at.
@@ -104,14 +117,31 @@ pub(crate) struct Walk<'a> {
     job: &'a Job,
     view: Arc<dyn VolumeView>,
     files: Option<Files>,
-    nodes: Vec<(Ino, NodeRef, SiteName)>,
+    /// The state of which everything is here: versions from which files changed.
+    before: Option<Arc<dyn PastView>>,
+    nodes: Vec<Node>,
     seen: BTreeSet<ChunkId>,
     needs: Vec<Need>,
 }
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(fetcher: &'a Fetcher, job: &'a Job, view: Arc<dyn VolumeView>, files: Files) -> Self {
-        Self { fetcher, job, view, files: Some(files), nodes: Vec::new(), seen: BTreeSet::new(), needs: Vec::new() }
+        Self {
+            fetcher,
+            job,
+            view,
+            files: Some(files),
+            before: None,
+            nodes: Vec::new(),
+            seen: BTreeSet::new(),
+            needs: Vec::new(),
+        }
+    }
+
+    /// Files are compared with their version in this state, so that what is wanted can come as its difference from what is
+    /// here.
+    pub(crate) fn since(self, before: Option<Arc<dyn PastView>>) -> Self {
+        Self { before, ..self }
     }
 
     /// The next chunks that files refer to, manifest nodes included, each once a batch; `None` at the end.
@@ -129,18 +159,27 @@ impl<'a> Walk<'a> {
 
     async fn read_files(&mut self) -> Result<bool, WalkError> {
         let Some(mut files) = self.files.take() else { return Ok(false) };
-        let view = self.view.clone();
-        let (read, files) = blocking(move || (files.next(view.as_ref()), files)).await?;
-        let read = read?;
-        if read.is_empty() {
+        let (view, before) = (self.view.clone(), self.before.clone());
+        let (local, realm) = (self.fetcher.local().clone(), self.job.realm.clone());
+        let opened = blocking(move || {
+            let mut opened = Vec::new();
+            for (ino, manifest) in files.next(view.as_ref())? {
+                let wrong = |source| WalkError::Manifest { ino, source };
+                let root = ManifestRoot::decode(&manifest.root).map_err(wrong)?;
+                let content = root.content().map_err(wrong)?;
+                let old = before.as_ref().and_then(|before| previous(before.as_ref(), ino, root.size()));
+                let children = children(&content, 0, old, local.as_ref(), &realm);
+                opened.push((ino, manifest.origin, children));
+            }
+            Ok::<_, WalkError>((opened, files))
+        });
+        let (opened, files) = opened.await??;
+        if opened.is_empty() {
             return Ok(false);
         }
         self.files = Some(files);
-        for (ino, manifest) in read {
-            let wrong = |source| WalkError::Manifest { ino, source };
-            let root = ManifestRoot::decode(&manifest.root).map_err(wrong)?;
-            let content = root.content().map_err(wrong)?;
-            self.add(ino, &manifest.origin, content);
+        for (ino, origin, children) in opened {
+            self.add(ino, &origin, children);
         }
         Ok(true)
     }
@@ -150,11 +189,17 @@ impl<'a> Walk<'a> {
         if some.is_empty() {
             return Ok(());
         }
-        let ids: BTreeSet<ChunkId> = some.iter().map(|(_, node, _)| node.id).collect();
+        let ids: BTreeSet<ChunkId> = some.iter().map(|node| node.node.id).collect();
         let lacking = local::missing(self.fetcher.local(), ids.into_iter().collect()).await?;
         if !lacking.is_empty() {
-            let origin = some.first().map(|(.., origin)| origin.clone());
-            let needs = lacking.into_iter().map(|id| Need { id, len: None, origin: origin.clone() }).collect();
+            let origin = some.first().map(|node| node.origin.clone());
+            let mut bases: BTreeMap<ChunkId, &[NeedBase]> = BTreeMap::new();
+            for node in &some {
+                bases.entry(node.node.id).or_insert(&node.bases);
+            }
+            let bases = |id: &ChunkId| bases.get(id).map_or_else(Vec::new, |bases| bases.to_vec());
+            let need = |id: ChunkId| Need { id, len: None, origin: origin.clone(), bases: bases(&id) };
+            let needs = lacking.into_iter().map(need).collect();
             let fetched = self.fetcher.run(self.job, needs, &|_, _| ()).await?;
             if !fetched.missing.is_empty() {
                 return Err(WalkError::Missing { missing: fetched.missing });
@@ -162,39 +207,38 @@ impl<'a> Walk<'a> {
         }
         let (local, realm) = (self.fetcher.local().clone(), self.job.realm.clone());
         let opened = blocking(move || {
-            let open = |(ino, node, origin): (Ino, NodeRef, SiteName)| {
-                open_node(local.as_ref(), &realm, ino, &node).map(|content| (ino, origin, content))
+            let open = |Node { ino, origin, node, offset, old, .. }: Node| {
+                let content = open_node(local.as_ref(), &realm, ino, &node)?;
+                Ok((ino, origin, children(&content, offset, old, local.as_ref(), &realm)))
             };
             some.into_iter().map(open).collect::<Result<Vec<_>, WalkError>>()
         });
-        for (ino, origin, content) in opened.await?? {
-            self.add(ino, &origin, content);
+        for (ino, origin, children) in opened.await?? {
+            self.add(ino, &origin, children);
         }
         Ok(())
     }
 
-    fn add(&mut self, ino: Ino, origin: &SiteName, content: NodeContent) {
-        let mut need = |id: ChunkId, len: Option<u32>| {
+    fn add(&mut self, ino: Ino, origin: &SiteName, children: Vec<Child>) {
+        for Child { id, len, bases, node } in children {
             if self.seen.insert(id) {
-                self.needs.push(Need { id, len, origin: Some(origin.clone()) });
+                self.needs.push(Need { id, len, origin: Some(origin.clone()), bases: bases.clone() });
             }
-        };
-        match content {
-            NodeContent::Extents(extents) => {
-                for extent in extents {
-                    if let Extent::Chunk { id, len } = extent {
-                        need(id, Some(len));
-                    }
-                }
-            }
-            NodeContent::Nodes(nodes) => {
-                for node in nodes {
-                    need(node.id, None);
-                    self.nodes.push((ino, node, origin.clone()));
-                }
+            if let Some((node, offset, old)) = node {
+                self.nodes.push(Node { ino, origin: origin.clone(), node, offset, bases, old });
             }
         }
     }
+}
+
+/// What a file held in an older state, if it was one with a manifest. What cannot be read is done without: only bytes are
+/// saved by it.
+fn previous(before: &dyn PastView, ino: Ino, new_size: u64) -> Option<Arc<Old>> {
+    let key = key::inode(ino);
+    let inode: Inode = encode::record(&key, &before.get(&key).ok()??).ok()?;
+    let Body::File(Content::Manifest(manifest)) = inode.body else { return None };
+    let root = ManifestRoot::decode(&manifest.root).ok()?;
+    Some(Arc::new(Old::of_root(&root.content().ok()?, root.size(), new_size)))
 }
 
 /// Reads a manifest node from the local store. Blocks.

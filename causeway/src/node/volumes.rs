@@ -11,7 +11,7 @@ use causeway_namespace_core::records::{ReadError, Record, Records};
 use causeway_namespace_core::root::VolumeSpec;
 use causeway_namespace_raft::store::ViewError;
 use causeway_namespace_raft::{Group, StateView};
-use causeway_replicator::{ChangedKeys, ChangesError, Replicator, VolumeSource, VolumeView};
+use causeway_replicator::{ChangedKeys, ChangesError, PastView, Replicator, VolumeSource, VolumeView};
 use tokio::sync::watch;
 
 use super::bound::root_spec;
@@ -73,6 +73,14 @@ impl VolumeSource for NodeVolume {
         // A view of the newest state knows its digest.
         let digest = view.digest().ok_or_else(|| ReadError::Store("a view without a digest".into()))?;
         Ok(Box::new(View(view, digest)))
+    }
+
+    fn view_at(&self, seq: Seq) -> Result<Option<Box<dyn PastView>>, ReadError> {
+        match self.group.view_at(seq) {
+            Ok(view) => Ok(Some(Box::new(view))),
+            Err(ViewError::TooOld { .. }) => Ok(None),
+            Err(error) => Err(ReadError::Store(error.to_string())),
+        }
     }
 
     fn changes(&self, after: Seq, until: Seq) -> Result<ChangedKeys, ChangesError> {

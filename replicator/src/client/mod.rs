@@ -18,7 +18,7 @@ use causeway_transport::quic::{Endpoint, PeerAddr, RecvStream, SendStream};
 use crate::counters::{Account, Counters, Place};
 use crate::exchange::Tally;
 use crate::source::Consumer;
-use crate::wire::{Cause, ChunkRequest, EndCounts, Receiver, service};
+use crate::wire::{Bases, Cause, ChunkRequest, EndCounts, ReadBase, Receiver, service};
 
 pub use error::ClientError;
 pub use read::ChunkReader;
@@ -57,7 +57,8 @@ impl ChunkClient {
         &self.counters
     }
 
-    /// Fetches what a node has of `request.ids`; `lens` are their plain lengths, where known. Each chunk is verified, and
+    /// Fetches what a node has of `request.ids`; `read_base` gives the chunks that the request offers as bases (without it,
+    /// none are offered); `lens` are their plain lengths, where known. Each chunk is verified, and
     /// given to `consume` (a closure will do) on a blocking thread in the order of arrival, until that answers false.
     ///
     /// Cancel safe: what was consumed stays so; the rest is not sent.
@@ -68,16 +69,24 @@ impl ChunkClient {
         &self,
         to: &PeerAddr,
         realm: Realm,
-        request: ChunkRequest,
+        mut request: ChunkRequest,
         lens: &[Option<u32>],
+        read_base: Option<ReadBase>,
         consume: impl Consumer + 'static,
     ) -> Result<EndCounts, ClientError> {
         let about = About { realm: realm.clone(), volume: request.volume, cause: request.cause };
         let wanted = request.ids.iter().copied().zip(lens.iter().copied().chain(std::iter::repeat(None))).collect();
         let tally = self.tally(to, &about);
+        if read_base.is_none() {
+            request.bases = Bases::default();
+        }
         let (send, recv) = self.call(to, service::FETCH, request.encode()?, &tally).await?;
         send.finish()?;
-        answer::run(recv, Receiver::new(realm, wanted), tally, consume).await
+        let mut receiver = Receiver::new(realm, wanted);
+        if let Some(read) = read_base {
+            receiver = receiver.with_bases(request.bases, read);
+        }
+        answer::run(recv, receiver, tally, consume).await
     }
 
     async fn call(
@@ -111,5 +120,6 @@ fn request(about: &About, ids: &[ChunkId]) -> ChunkRequest {
         origin: None,
         form: crate::wire::Form::Stored,
         ids: ids.to_vec(),
+        bases: Bases::default(),
     }
 }

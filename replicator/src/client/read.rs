@@ -53,7 +53,9 @@ impl ChunkClient {
         let counts = answer::run(recv, Receiver::new(about.realm.clone(), wanted), tally, move |received: Received| {
             let item = match received {
                 Received::Chunk { index, plain, .. } => Ok((first + index, plain)),
-                Received::Missing { index } | Received::Corrupt { index } => Err(ClientError::Chunk(ids[index])),
+                Received::Missing { index } | Received::Corrupt { index } | Received::Baseless { index } => {
+                    Err(ClientError::Chunk(ids[index]))
+                }
             };
             let good = item.is_ok();
             out.blocking_send(item).is_ok() && good

@@ -2,15 +2,18 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
-use causeway_base::{ChunkId, RetryClass};
+use bytes::Bytes;
+use causeway_base::RetryClass;
 use causeway_dedup::{EncodedChunk, Realm};
 use tokio::sync::mpsc;
 
+use super::delta::{Deltas, LinkMeter};
 use super::{Call, ChunkService, Cut, refuse};
 use crate::exchange;
 use crate::local::{LocalChunks, blocking};
-use crate::wire::{EndCounts, Form, Frame, Refusal, StreamEncoder, is_incompressible};
+use crate::wire::{ChunkRequest, EndCounts, Form, Frame, Refusal, StreamEncoder, is_incompressible};
 
 /// Frames between the thread that makes them and the task that sends them: at most as many chunks of 1 MiB.
 const FRAMES_AHEAD: usize = 4;
@@ -26,16 +29,21 @@ impl ChunkService {
         let Call { realm, request, tally, mut send } = call;
         let (frames, mut ready) = mpsc::channel(FRAMES_AHEAD);
         let local = self.local.clone();
+        let meter = Arc::<LinkMeter>::default();
+        let deltas = Deltas::new(local.clone(), realm.clone(), meter.clone());
         let work = blocking(move || {
-            let mut answer = Answer { local, realm, frames, counts: EndCounts::default(), missing: Vec::new() };
-            match answer.chunks(&request.ids, request.form) {
+            let (counts, missing) = (EndCounts::default(), Vec::new());
+            let mut answer = Answer { local, realm, frames, deltas, counts, missing };
+            match answer.chunks(&request) {
                 Ok(()) | Err(Stop::Gone) => {}
                 Err(Stop::Refused(refusal)) => drop(answer.frames.blocking_send(Frame::Refused(refusal))),
             }
         });
         let sending = async move {
             while let Some(frame) = ready.recv().await {
-                exchange::write(&mut send, &frame, &tally).await?;
+                let started = Instant::now();
+                let len = exchange::write(&mut send, &frame, &tally).await?;
+                meter.sent(len, started.elapsed());
             }
             send.finish()
         };
@@ -49,6 +57,7 @@ struct Answer {
     local: Arc<dyn LocalChunks>,
     realm: Realm,
     frames: mpsc::Sender<Frame>,
+    deltas: Deltas,
     counts: EndCounts,
     missing: Vec<u32>,
 }
@@ -68,7 +77,8 @@ impl From<io::Error> for Stop {
 
 impl Answer {
     /// Makes the answer; blocks.
-    fn chunks(&mut self, ids: &[ChunkId], form: Form) -> Result<(), Stop> {
+    fn chunks(&mut self, request: &ChunkRequest) -> Result<(), Stop> {
+        let ChunkRequest { ids, form, bases, .. } = request;
         let mut encoder = None;
         for (index, id) in (0_u32..).zip(ids) {
             let stored = self.local.get(id).map_err(|error| {
@@ -78,7 +88,15 @@ impl Answer {
                 self.missing(index)?;
                 continue;
             };
-            match form {
+            let streamed = matches!(form, Form::Stream { .. }) && !is_incompressible(&chunk);
+            let rival = if streamed { in_stream(&chunk) } else { chunk.payload.len() };
+            if let Some(delta) = self.deltas.of(index, &chunk, &self.realm, bases, rival) {
+                self.send(delta)?;
+                self.count(chunk.raw_len as usize);
+                continue;
+            }
+            let started = Instant::now();
+            match *form {
                 Form::Stream { level, window_log } if !is_incompressible(&chunk) => {
                     // A damaged chunk is as good as none: the asker finds it elsewhere.
                     let Ok(plain) = chunk.decode(&self.realm) else {
@@ -88,16 +106,16 @@ impl Answer {
                     if encoder.is_none() {
                         encoder = Some(StreamEncoder::new(level, window_for(window_log, ids.len()))?);
                     }
-                    if let Some(encoder) = &mut encoder
-                        && let Some(piece) = encoder.push(index, &plain)?
-                    {
+                    let piece = encoder.as_mut().map(|encoder| encoder.push(index, &plain)).transpose()?.flatten();
+                    self.deltas.whole(plain.len(), piece.as_ref().map_or(0, Bytes::len), started);
+                    if let Some(piece) = piece {
                         self.send(Frame::Stream(piece))?;
                     }
                     self.count(plain.len());
                 }
                 Form::Stored | Form::Stream { .. } => {
                     let EncodedChunk { codec, raw_len, payload, .. } = chunk;
-                    self.send(Frame::Chunk { index, codec, raw_len, payload })?;
+                    self.send(Frame::Chunk { index, codec, base: 0, raw_len, payload })?;
                     self.count(raw_len as usize);
                 }
             }
@@ -128,6 +146,13 @@ impl Answer {
     fn send(&self, frame: Frame) -> Result<(), Stop> {
         self.frames.blocking_send(frame).map_err(|_| Stop::Gone)
     }
+}
+
+/// About what a chunk takes in the stream, and a delta must save on: from half of what it takes by itself if it compresses
+/// well (docs/replication.md) to nearly all of it if it hardly does. What is sent as a delta is lacking in the stream's window.
+fn in_stream(chunk: &EncodedChunk) -> usize {
+    let (len, raw_len) = (chunk.payload.len(), chunk.raw_len.max(1) as usize);
+    len / 2 + len * len / raw_len / 2
 }
 
 /// No larger a window than the chunks can fill, so that small answers need little memory at both ends.

@@ -5,6 +5,7 @@
 //! frames; an upload at most [`upload::IN_FLIGHT_BYTES_MAX`]; a read at most a window of chunks. The number of calls at
 //! once is bounded by [`ServiceLimits`].
 
+mod delta;
 mod fetch;
 mod missing;
 mod read;

@@ -143,7 +143,7 @@ async fn send_chunk(
 ) -> Result<(), Cut> {
     let EncodedChunk { codec, raw_len, payload, .. } = chunk;
     let index = u32::try_from(index).unwrap_or(u32::MAX); // below IDS_MAX
-    exchange::write(send, &Frame::Chunk { index, codec, raw_len, payload }, tally).await?;
+    exchange::write(send, &Frame::Chunk { index, codec, base: 0, raw_len, payload }, tally).await?;
     counts.chunks += 1;
     counts.plain_bytes += u64::from(raw_len);
     Ok(())

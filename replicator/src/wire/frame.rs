@@ -68,6 +68,8 @@ pub enum Frame {
         index: u32,
         /// How its payload was made.
         codec: Codec,
+        /// Of a delta: which of the bases that the request names for it. 0 otherwise.
+        base: u8,
         /// Its plain length.
         raw_len: u32,
         /// Its payload, unverified.
@@ -120,8 +122,8 @@ impl Frame {
                 head.put_u8(STREAM);
                 body = bytes.clone();
             }
-            Self::Chunk { index, codec, raw_len, payload } => {
-                head.put_slice(&[CHUNK, codec.to_byte(), 0, 0]);
+            Self::Chunk { index, codec, base, raw_len, payload } => {
+                head.put_slice(&[CHUNK, codec.to_byte(), *base, 0]);
                 head.put_u32_le(*index);
                 head.put_u32_le(*raw_len);
                 body = payload.clone();
@@ -185,12 +187,13 @@ impl Frame {
             CHUNK => {
                 least(11)?;
                 let codec = Codec::from_byte(bytes[0]).map_err(|error| FrameError::Field(error.to_string()))?;
+                let base = bytes[1];
                 bytes.advance(3);
                 let (index, raw_len) = (bytes.get_u32_le(), bytes.get_u32_le());
                 if raw_len == 0 || raw_len > CHUNK_BYTES_MAX || bytes.len() > CHUNK_BYTES_MAX as usize {
                     return Err(FrameError::Field(format!("a chunk of {raw_len} bytes in {}", bytes.len())));
                 }
-                Ok(Self::Chunk { index, codec, raw_len, payload: bytes })
+                Ok(Self::Chunk { index, codec, base, raw_len, payload: bytes })
             }
             MISSING if bytes.len().is_multiple_of(4) && bytes.len() / 4 <= IDS_MAX => {
                 Ok(Self::Missing(std::iter::from_fn(|| bytes.has_remaining().then(|| bytes.get_u32_le())).collect()))
@@ -268,7 +271,7 @@ mod tests {
         let put = EncodedChunk { id: ChunkId([9; 32]), raw_len: 7, codec: Codec::Raw, payload: payload.clone() };
         for frame in [
             Frame::Stream(payload.clone()),
-            Frame::Chunk { index: 7, codec: Codec::Zstd, raw_len: 70, payload: payload.clone() },
+            Frame::Chunk { index: 7, codec: Codec::Planes, base: 1, raw_len: 70, payload: payload.clone() },
             Frame::Missing(vec![1, 2, u32::MAX]),
             Frame::End(EndCounts { chunks: 1, missing: 2, plain_bytes: 3 }),
             Frame::Refused(Refusal { class: RetryClass::Damaged, message: "the disk is full".to_owned() }),
@@ -283,7 +286,8 @@ mod tests {
 
     #[test]
     fn lying_lengths_are_refused() {
-        let huge = Frame::Chunk { index: 0, codec: Codec::Zstd, raw_len: CHUNK_BYTES_MAX + 1, payload: Bytes::new() };
+        let huge =
+            Frame::Chunk { index: 0, codec: Codec::Zstd, base: 0, raw_len: CHUNK_BYTES_MAX + 1, payload: Bytes::new() };
         assert!(matches!(Frame::parse(joined(&huge)), Err(FrameError::Field(_))));
         assert!(matches!(Frame::parse(vec![BITMAP; IDS_MAX / 8 + 2].into()), Err(FrameError::Length { .. })));
         assert!(matches!(Frame::parse(vec![MISSING; 4 * IDS_MAX + 5].into()), Err(FrameError::Length { .. })));

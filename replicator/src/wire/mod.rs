@@ -1,14 +1,16 @@
 //! The chunk protocol's bytes: requests, frames, and the compressed stream. No I/O; `docs/formats/wire-chunks.md` has the
 //! layout.
 
+mod bases;
 mod frame;
 mod receiver;
 mod request;
 mod stream;
 
+pub use bases::{BaseHint, Bases, HELD_MAX, HINTS_MAX};
 pub use frame::{EndCounts, FRAME_BYTES_MAX, Frame, FrameError, PIECE_BYTES, Refusal, UploadAck};
 pub(crate) use receiver::is_incompressible;
-pub use receiver::{CORRUPT_MAX, Received, Receiver, ReceiverError};
+pub use receiver::{CORRUPT_MAX, ReadBase, Received, Receiver, ReceiverError};
 pub use request::{Cause, ChunkRequest, Form, IDS_MAX, REALM_BYTES_MAX, RequestError};
 pub use stream::{StreamDecoder, StreamEncoder, WINDOW_LOG_MAX};
 

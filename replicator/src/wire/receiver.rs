@@ -4,8 +4,9 @@ use std::io;
 
 use bytes::Bytes;
 use causeway_base::ChunkId;
-use causeway_dedup::{Codec, EncodedChunk, Realm};
+use causeway_dedup::{Codec, EncodedChunk, Realm, delta};
 
+use super::bases::Bases;
 use super::frame::{EndCounts, Frame, Refusal};
 use super::stream::StreamDecoder;
 
@@ -34,6 +35,26 @@ pub enum Received {
         /// Its place in the request.
         index: usize,
     },
+    /// The source sent a delta, and the base that the request offered is not to be had here any more. Ask for it whole.
+    Baseless {
+        /// Its place in the request.
+        index: usize,
+    },
+}
+
+/// Gives the plain bytes of chunks that the request offers as bases, verified and joined; `None` if they are not to be had.
+pub type ReadBase = Box<dyn FnMut(&[ChunkId]) -> Option<Vec<u8>> + Send>;
+
+/// What deltas are decoded against.
+struct Offered {
+    bases: Bases,
+    read: ReadBase,
+}
+
+impl std::fmt::Debug for Offered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Offered").field("held", &self.bases.held().len()).finish_non_exhaustive()
+    }
 }
 
 /// Why an answer was given up.
@@ -59,6 +80,7 @@ pub enum ReceiverError {
 pub struct Receiver {
     realm: Realm,
     wanted: Wanted,
+    offered: Option<Offered>,
     decoder: Option<StreamDecoder>,
     corrupt: usize,
     counts: EndCounts,
@@ -92,7 +114,13 @@ impl Receiver {
     pub fn new(realm: Realm, chunks: Vec<(ChunkId, Option<u32>)>) -> Self {
         let answered = vec![false; chunks.len()];
         let wanted = Wanted { chunks, answered };
-        Self { realm, wanted, decoder: None, corrupt: 0, counts: EndCounts::default() }
+        Self { realm, wanted, offered: None, decoder: None, corrupt: 0, counts: EndCounts::default() }
+    }
+
+    /// Accepts deltas against the bases that the request offers. Without this, a delta ends the answer.
+    #[must_use]
+    pub fn with_bases(self, bases: Bases, read: ReadBase) -> Self {
+        Self { offered: Some(Offered { bases, read }), ..self }
     }
 
     /// Takes a frame; gives what it settles to `out`. `Some` when the answer is complete.
@@ -102,7 +130,11 @@ impl Receiver {
     pub fn frame(&mut self, frame: Frame, mut out: impl FnMut(Received)) -> Result<Option<EndCounts>, ReceiverError> {
         match frame {
             Frame::Stream(piece) => self.stream(&piece, &mut out)?,
-            Frame::Chunk { index, codec, raw_len, payload } => {
+            Frame::Chunk { index, codec, base, raw_len, payload } if codec.is_delta() => {
+                let index = self.wanted.check(index, raw_len as usize)?;
+                self.delta(index, (codec, base), raw_len, &payload, &mut out)?;
+            }
+            Frame::Chunk { index, codec, raw_len, payload, .. } => {
                 let index = self.wanted.check(index, raw_len as usize)?;
                 let encoded = EncodedChunk { id: self.wanted.chunks[index].0, raw_len, codec, payload };
                 self.wanted.answered[index] = true;
@@ -163,6 +195,34 @@ impl Receiver {
         Ok(())
     }
 
+    fn delta(
+        &mut self,
+        index: usize,
+        (codec, base): (Codec, u8),
+        raw_len: u32,
+        body: &[u8],
+        out: &mut impl FnMut(Received),
+    ) -> Result<(), ReceiverError> {
+        let unasked = || ReceiverError::Malformed(format!("chunk {index} comes against a base that was not offered"));
+        let offered = self.offered.as_mut().ok_or_else(unasked)?;
+        let place = u32::try_from(index).unwrap_or(u32::MAX);
+        let (chunks, _) = offered.bases.of(place).nth(usize::from(base)).ok_or_else(unasked)?;
+        self.wanted.answered[index] = true;
+        let Some(base) = (offered.read)(chunks) else {
+            out(Received::Baseless { index });
+            return Ok(());
+        };
+        // The base was verified here, so what comes out wrong is the source's doing.
+        match delta::decode(codec, body, &base, raw_len) {
+            Ok(plain) if self.realm.chunk_id(&plain) == self.wanted.chunks[index].0 => {
+                count(&mut self.counts, plain.len());
+                out(Received::Chunk { index, plain, encoded: None });
+                Ok(())
+            }
+            Ok(_) | Err(_) => self.wrong(index, out),
+        }
+    }
+
     fn wrong(&mut self, index: usize, out: &mut impl FnMut(Received)) -> Result<(), ReceiverError> {
         self.corrupt += 1;
         out(Received::Corrupt { index });
@@ -207,7 +267,7 @@ mod tests {
             if index % 3 == 0 {
                 let chunk = EncodedChunk::encode(realm().chunk_id(plain), plain.clone(), 3);
                 let EncodedChunk { codec, raw_len, payload, .. } = chunk;
-                frames.push(Frame::Chunk { index, codec, raw_len, payload });
+                frames.push(Frame::Chunk { index, codec, base: 0, raw_len, payload });
             } else {
                 bytes.extend_from_slice(&encoder.push(index, plain).unwrap().unwrap_or_default());
             }
@@ -267,6 +327,68 @@ mod tests {
                     prop_assert_eq!(&plain, &plains[index]);
                 }
             }
+        }
+    }
+
+    /// A receiver of one chunk, which offers `base` for it.
+    fn offering(plain: &Bytes, base: Option<Vec<u8>>) -> Receiver {
+        let mut bases = Bases::default();
+        assert!(bases.push(0, &[ChunkId([1; 32]), ChunkId([2; 32])], 0));
+        let read = Box::new(move |chunks: &[ChunkId]| {
+            assert_eq!(chunks, [ChunkId([1; 32]), ChunkId([2; 32])]);
+            base.clone()
+        });
+        Receiver::new(realm(), vec![(realm().chunk_id(plain), None)]).with_bases(bases, read)
+    }
+
+    #[test]
+    fn a_delta_is_taken_against_what_was_offered_and_nothing_else() {
+        let base = plain(3, 40_000);
+        let mut new = base.to_vec();
+        new[20_000] ^= 1;
+        let new = Bytes::from(new);
+        let made = delta::encode(&new, &[delta::Base::like(&base)], new.len(), 3).unwrap();
+        let frame = |codec, base, raw_len: usize, payload: &Bytes| Frame::Chunk {
+            index: 0,
+            codec,
+            base,
+            raw_len: raw_len as u32,
+            payload: payload.clone(),
+        };
+        let good = frame(made.codec, 0, new.len(), &made.body);
+        let take = |receiver: &mut Receiver, frame: &Frame| {
+            let mut got = Vec::new();
+            let ended = receiver.frame(frame.clone(), |received| got.push(received));
+            (got, ended.map(|_| ()))
+        };
+        let held = || Some(base.to_vec());
+
+        let mut receiver = offering(&new, held());
+        let (got, ended) = take(&mut receiver, &good);
+        assert!(ended.is_ok());
+        assert_eq!(got, [Received::Chunk { index: 0, plain: new.clone(), encoded: None }]);
+        let (got, ended) = take(&mut receiver, &good);
+        assert!(got.is_empty() && ended.unwrap_err().to_string().contains("comes twice"));
+
+        let (got, ended) = take(&mut offering(&new, held()), &frame(made.codec, 1, new.len(), &made.body));
+        assert!(got.is_empty() && ended.unwrap_err().to_string().contains("not offered"));
+        let (got, ended) = take(&mut offering(&new, None), &good);
+        assert!(ended.is_ok());
+        assert_eq!(got, [Received::Baseless { index: 0 }]);
+
+        // Wrong bytes, another length, noise, a bomb: the source's doing.
+        let other = delta::encode(&base, &[delta::Base::like(&new)], new.len(), 3).unwrap();
+        let bomb = Bytes::from(zstd::bulk::compress(&vec![0; 64 << 20], 1).unwrap());
+        for frame in [
+            frame(other.codec, 0, new.len(), &other.body),
+            frame(made.codec, 0, 39_999, &made.body),
+            frame(Codec::ZstdPrefix, 0, new.len(), &Bytes::from_static(b"noise")),
+            frame(Codec::Planes, 0, new.len(), &Bytes::from_static(b"noise")),
+            frame(Codec::ZstdPrefix, 0, 1 << 20, &bomb),
+        ] {
+            let (got, ended) = take(&mut offering(&new, held()), &frame);
+            assert!(ended.is_ok());
+            assert_eq!(got, [Received::Corrupt { index: 0 }], "{frame:?}");
         }
     }
 

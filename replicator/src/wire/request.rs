@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use causeway_base::{ChunkId, SiteName, VolumeId};
 use serde::{Deserialize, Serialize};
 
-use super::WINDOW_LOG_MAX;
+use super::{Bases, WINDOW_LOG_MAX};
 
 /// Most ids of one request: 2 MiB of them.
 pub const IDS_MAX: usize = 64 << 10;
@@ -67,6 +67,8 @@ pub struct ChunkRequest {
     pub form: Form,
     /// The chunks, at most [`IDS_MAX`], in the order in which they should come.
     pub ids: Vec<ChunkId>,
+    /// What the asker holds that they may be sent against; only FETCH looks at it.
+    pub bases: Bases,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,6 +78,8 @@ struct Head {
     cause: Cause,
     origin: Option<SiteName>,
     form: Form,
+    ids: u32,
+    held: u32,
 }
 
 /// A request that is none.
@@ -109,15 +113,19 @@ impl ChunkRequest {
             cause: self.cause,
             origin: self.origin.clone(),
             form: self.form,
+            ids: u32::try_from(self.ids.len()).unwrap_or(u32::MAX),
+            held: u32::try_from(self.bases.held().len()).unwrap_or(u32::MAX),
         };
         let head = postcard::to_stdvec(&head).map_err(|error| RequestError::Malformed(error.to_string()))?;
-        let mut out = BytesMut::with_capacity(3 + head.len() + self.ids.len() * ChunkId::LEN);
+        let ids_len = self.ids.len() * ChunkId::LEN;
+        let mut out = BytesMut::with_capacity(3 + head.len() + ids_len + self.bases.encoded_len());
         out.put_u8(VERSION);
         out.put_u16_le(u16::try_from(head.len()).map_err(|_| RequestError::Field("the head is too long"))?);
         out.put_slice(&head);
         for id in &self.ids {
             out.put_slice(id.as_bytes());
         }
+        self.bases.write(&mut out);
         Ok(out.freeze())
     }
 
@@ -136,18 +144,21 @@ impl ChunkRequest {
         if len > HEAD_BYTES_MAX || len > rest.len() {
             return Err(malformed("the head's length is wrong"));
         }
-        let (head, ids) = rest.split_at(len);
+        let (head, rest) = rest.split_at(len);
         let (head, left) =
             postcard::take_from_bytes::<Head>(head).map_err(|error| RequestError::Malformed(error.to_string()))?;
-        if !left.is_empty() || !ids.len().is_multiple_of(ChunkId::LEN) {
-            return Err(malformed("bytes are left over"));
+        if !left.is_empty() {
+            return Err(malformed("the head has bytes left over"));
         }
-        if ids.len() / ChunkId::LEN > IDS_MAX {
-            return Err(RequestError::TooMany(ids.len() / ChunkId::LEN));
+        let Head { realm, volume, cause, origin, form, ids, held } = head;
+        let (ids, held) = (ids as usize, held as usize);
+        if ids > IDS_MAX {
+            return Err(RequestError::TooMany(ids));
         }
-        let ids = ids.chunks_exact(ChunkId::LEN).filter_map(ChunkId::from_slice).collect();
-        let Head { realm, volume, cause, origin, form } = head;
-        let request = Self { realm, volume, cause, origin, form, ids };
+        let (ids, bases) = rest.split_at_checked(ids * ChunkId::LEN).ok_or_else(|| malformed("the ids are cut off"))?;
+        let ids: Vec<ChunkId> = ids.chunks_exact(ChunkId::LEN).filter_map(ChunkId::from_slice).collect();
+        let bases = Bases::read(bases, held, ids.len())?;
+        let request = Self { realm, volume, cause, origin, form, ids, bases };
         request.check()?;
         Ok(request)
     }
@@ -156,6 +167,7 @@ impl ChunkRequest {
         if self.ids.len() > IDS_MAX {
             return Err(RequestError::TooMany(self.ids.len()));
         }
+        self.bases.check(self.ids.len())?;
         if self.realm.is_empty() || self.realm.len() > REALM_BYTES_MAX {
             return Err(RequestError::Field("the realm's name is empty or too long"));
         }
@@ -185,19 +197,28 @@ mod tests {
             origin: Some("zurich".parse().unwrap()),
             form: Form::WAN,
             ids: (0..ids).map(|at| ChunkId([at as u8; 32])).collect(),
+            bases: Bases::default(),
         }
     }
 
     #[test]
     fn a_request_survives_and_its_bounds_hold() {
         for ids in [0, 1, IDS_MAX] {
-            let request = request(ids);
+            let mut request = request(ids);
+            assert_eq!(request.bases.push(0, &[ChunkId([7; 32]), ChunkId([8; 32])], -9), true);
+            if ids == 0 {
+                assert!(matches!(request.encode(), Err(RequestError::Field(_))), "a base for no chunk");
+                continue;
+            }
             assert_eq!(ChunkRequest::decode(&request.encode().unwrap()), Ok(request));
         }
         assert_eq!(request(IDS_MAX + 1).encode(), Err(RequestError::TooMany(IDS_MAX + 1)));
-        let mut bytes = request(IDS_MAX).encode().unwrap().to_vec();
-        bytes.extend_from_slice(&[0; 32]);
+        let ChunkRequest { realm, volume, cause, origin, form, .. } = request(0);
+        let head = Head { realm, volume, cause, origin, form, ids: IDS_MAX as u32 + 1, held: 0 };
+        let head = postcard::to_stdvec(&head).unwrap();
+        let bytes = [&[VERSION, head.len() as u8, 0], &head[..], &vec![0; 32 * (IDS_MAX + 1)]].concat();
         assert_eq!(ChunkRequest::decode(&bytes), Err(RequestError::TooMany(IDS_MAX + 1)));
+        let mut bytes = request(IDS_MAX).encode().unwrap().to_vec();
         bytes.push(0);
         assert!(matches!(ChunkRequest::decode(&bytes), Err(RequestError::Malformed(_))));
         bytes[0] = 9;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use causeway_base::{ChunkId, RetryClass};
 use causeway_dedup::{Codec, EncodedChunk};
 use causeway_replicator::wire::{
-    CORRUPT_MAX, Cause, ChunkRequest, EndCounts, Form, Frame, IDS_MAX, Received, Refusal, StreamEncoder, service,
+    Bases, CORRUPT_MAX, Cause, ChunkRequest, EndCounts, Form, Frame, IDS_MAX, Received, Refusal, StreamEncoder, service,
 };
 use causeway_replicator::{ClientError, Needed, Place, ReadThrough};
 use causeway_transport::PeerId;
@@ -18,7 +18,15 @@ use causeway_transport::quic::{Handler, RecvStream, SendStream};
 use crate::common::*;
 
 fn request(ids: Vec<ChunkId>, form: Form) -> ChunkRequest {
-    ChunkRequest { realm: "default".to_owned(), volume: None, cause: Cause::Replication, origin: None, form, ids }
+    ChunkRequest {
+        realm: "default".to_owned(),
+        volume: None,
+        cause: Cause::Replication,
+        origin: None,
+        form,
+        ids,
+        bases: Bases::default(),
+    }
 }
 
 /// What a fetch gave.
@@ -27,6 +35,7 @@ struct Got {
     chunks: Vec<(ChunkId, Bytes)>,
     missing: Vec<usize>,
     corrupt: Vec<usize>,
+    baseless: Vec<usize>,
 }
 
 /// Collects what a fetch gives.
@@ -39,6 +48,7 @@ fn collect(wanted: Vec<ChunkId>) -> (Arc<Mutex<Got>>, impl FnMut(Received) -> bo
             Received::Chunk { index, plain, .. } => got.chunks.push((wanted[index], plain)),
             Received::Missing { index } => got.missing.push(index),
             Received::Corrupt { index } => got.corrupt.push(index),
+            Received::Baseless { index } => got.baseless.push(index),
         }
         true
     };
@@ -59,7 +69,7 @@ async fn a_fetch_brings_what_there_is_and_names_what_is_not() {
     for form in [Form::Stored, Form::WAN] {
         let (got, consume) = collect(wanted.clone());
         let before = client.counters().total(|_| true).wire();
-        let counts = client.fetch(&to, realm(), request(wanted.clone(), form), &[], consume).await.unwrap();
+        let counts = client.fetch(&to, realm(), request(wanted.clone(), form), &[], None, consume).await.unwrap();
         wire.push(client.counters().total(|_| true).wire() - before);
         let got = got.lock().unwrap().clone();
         let plain: u64 = chunks.iter().map(|chunk| u64::from(chunk.raw_len)).sum();
@@ -85,7 +95,7 @@ async fn a_damaged_chunk_of_the_source_is_missing_in_a_stream_and_corrupt_by_its
     let (to, _server, _) = trust.serve(&node("zurich", 1), store);
     let client = trust.client(&node("eastus", 2));
     let (got, consume) = collect(ids(&chunks));
-    let counts = client.fetch(&to, realm(), request(ids(&chunks), Form::WAN), &[], consume).await.unwrap();
+    let counts = client.fetch(&to, realm(), request(ids(&chunks), Form::WAN), &[], None, consume).await.unwrap();
     let got = got.lock().unwrap();
     assert_eq!((counts.chunks, &got.missing[..], &got.corrupt[..]), (6, &[1][..], &[0][..]));
 }
@@ -162,7 +172,7 @@ async fn who_may_not_is_not_told_what_there_is() {
     assert!(refused.to_string().contains("no realm"), "{refused}");
     assert!(unknown.to_string().contains("no realm"), "{unknown}");
     let (_, consume) = collect(ids(&chunks));
-    let fetch = alice.fetch(&to, realm(), request(ids(&chunks), Form::WAN), &[], consume).await.unwrap_err();
+    let fetch = alice.fetch(&to, realm(), request(ids(&chunks), Form::WAN), &[], None, consume).await.unwrap_err();
     assert!(fetch.to_string().contains("no node"), "{fetch}");
 }
 
@@ -258,6 +268,7 @@ async fn a_hostile_source_is_cut_off_and_nothing_of_it_is_kept() {
     let alone = |index, chunk: &EncodedChunk| Frame::Chunk {
         index,
         codec: chunk.codec,
+        base: 0,
         raw_len: chunk.raw_len,
         payload: chunk.payload.clone(),
     };
@@ -278,6 +289,10 @@ async fn a_hostile_source_is_cut_off_and_nothing_of_it_is_kept() {
         ("does not decode", vec![Frame::Stream(Bytes::from_static(b"no zstd frame at all")), end.clone()]),
         ("cannot be missing", vec![Frame::Missing(vec![0, 0]), end.clone()]),
         ("another service", vec![Frame::Sync(1), end.clone()]),
+        (
+            "was not offered",
+            vec![Frame::Chunk { index: 0, codec: Codec::Planes, base: 0, raw_len: 40_000, payload: plain.clone() }],
+        ),
         ("the stream ends before", vec![alone(0, &chunks[0])]),
         ("were not what their ids say", (0..40).map(|at| alone(at, &encode(noise(900, 77)))).collect()),
     ];
@@ -293,7 +308,8 @@ async fn a_hostile_source_is_cut_off_and_nothing_of_it_is_kept() {
             chunks.iter().map(|chunk| Some(chunk.raw_len)).collect()
         };
         let to = address(&server, &peer);
-        let error = client.fetch(&to, realm(), request(wanted.clone(), Form::WAN), &lens, consume).await.unwrap_err();
+        let error =
+            client.fetch(&to, realm(), request(wanted.clone(), Form::WAN), &lens, None, consume).await.unwrap_err();
         let mut chain = error.to_string();
         let mut source = std::error::Error::source(&error);
         while let Some(cause) = source {
@@ -317,7 +333,7 @@ async fn a_request_out_of_bounds_is_refused() {
     long.extend(std::iter::repeat_n(0, 32 * IDS_MAX));
     let mut newer = good.to_vec();
     newer[0] = 9;
-    for (bytes, expected) in [(long, "at most 65536"), (newer, "version 9"), (vec![1, 2, 3], "malformed")] {
+    for (bytes, expected) in [(long, "hints"), (newer, "version 9"), (vec![1, 2, 3], "malformed")] {
         let (_send, mut recv) = caller.call(&to, service::FETCH, bytes.into(), PATIENCE).await.unwrap();
         let frame = recv.read_frame(4096).await.unwrap().unwrap();
         let Ok(Frame::Refused(refusal)) = Frame::parse(frame) else { panic!("not refused") };

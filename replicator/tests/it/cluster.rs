@@ -1,6 +1,6 @@
 //! Nodes with real stores and real QUIC, around a volume whose metadata reaches all of them at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use causeway_namespace_core::records::{ReadError, Record, Records};
 use causeway_namespace_core::root::{NodeRecord, VolumeSpec};
 use causeway_replicator::{
     ChangedKeys, ChangesError, ChunkClient, ChunkService, Counters, Directory, FollowerStatus, Later, LocalChunks,
-    Options, Parts, PeerSources, Replicator, ServiceLimits, VolumeSource, VolumeView, Way,
+    Options, Parts, PastView, PeerSources, Replicator, ServiceLimits, VolumeSource, VolumeView, Way,
 };
 use causeway_repository::archive::ChunkArchive;
 use causeway_storage::disk::RealDisk;
@@ -47,6 +47,7 @@ pub(crate) struct Volume {
 struct State {
     records: Arc<MemoryRecords>,
     log: Vec<(Seq, Vec<Bytes>)>,
+    past: BTreeMap<Seq, Arc<MemoryRecords>>,
     oldest: Seq,
     session: SessionId,
     number: u64,
@@ -70,8 +71,14 @@ impl Volume {
             inline_bytes_max: 4096,
             realm: "default".to_owned(),
         };
-        let state =
-            State { records: Arc::default(), log: Vec::new(), oldest: Seq(0), session: SessionId(0), number: 0 };
+        let state = State {
+            records: Arc::default(),
+            log: Vec::new(),
+            past: BTreeMap::new(),
+            oldest: Seq(0),
+            session: SessionId(0),
+            number: 0,
+        };
         let volume = Arc::new(Self {
             state: Mutex::new(state),
             applied: watch::channel(Seq(0)).0,
@@ -91,6 +98,8 @@ impl Volume {
         let command = Command { requests: vec![Request { at: Timestamp(seq.0 as i64), body }] };
         let applied = records.apply(seq, &command).unwrap();
         state.records = Arc::new(records);
+        let now = state.records.clone();
+        state.past.insert(seq, now);
         state.log.push((seq, applied.changes.into_iter().map(|change| change.key).collect()));
         drop(state);
         self.applied.send_replace(seq);
@@ -188,6 +197,12 @@ impl VolumeSource for Seen {
         let state = self.volume.state.lock().unwrap();
         let seq = state.log.last().map_or(Seq(0), |(seq, _)| *seq);
         Ok(Box::new(View { records: state.records.clone(), seq }))
+    }
+
+    fn view_at(&self, seq: Seq) -> Result<Option<Box<dyn PastView>>, ReadError> {
+        let state = self.volume.state.lock().unwrap();
+        let records = state.past.get(&seq).filter(|_| seq >= state.oldest).cloned();
+        Ok(records.map(|records| Box::new(View { records, seq }) as Box<dyn PastView>))
     }
 
     fn changes(&self, after: Seq, until: Seq) -> Result<ChangedKeys, ChangesError> {

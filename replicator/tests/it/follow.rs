@@ -15,20 +15,20 @@ use crate::cluster::*;
 use crate::common::*;
 
 /// Bytes that a node received as a replica.
-fn replicated(node: &Node) -> WireBytes {
+pub(crate) fn replicated(node: &Node) -> WireBytes {
     node.replicator.counters().total(|account| account.cause == Cause::Replication)
 }
 
-struct Pair {
-    trust: Trust,
-    book: Arc<Book>,
-    volume: Arc<Volume>,
-    homes: [Home; 2],
-    zurich: Node,
-    westeurope: Node,
+pub(crate) struct Pair {
+    pub(crate) trust: Trust,
+    pub(crate) book: Arc<Book>,
+    pub(crate) volume: Arc<Volume>,
+    pub(crate) homes: [Home; 2],
+    pub(crate) zurich: Node,
+    pub(crate) westeurope: Node,
 }
 
-async fn pair() -> Pair {
+pub(crate) async fn pair() -> Pair {
     let trust = Trust::new();
     let book = Arc::<Book>::default();
     let volume = Volume::new("zurich", &["westeurope"]);

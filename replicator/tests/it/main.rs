@@ -4,6 +4,7 @@
 mod chunk_calls;
 mod cluster;
 mod common;
+mod deltas;
 mod figures;
 mod follow;
 mod image;
