@@ -205,7 +205,7 @@ mod tests {
     fn a_request_survives_and_its_bounds_hold() {
         for ids in [0, 1, IDS_MAX] {
             let mut request = request(ids);
-            assert_eq!(request.bases.push(0, &[ChunkId([7; 32]), ChunkId([8; 32])], -9), true);
+            assert!(request.bases.push(0, &[ChunkId([7; 32]), ChunkId([8; 32])], -9));
             if ids == 0 {
                 assert!(matches!(request.encode(), Err(RequestError::Field(_))), "a base for no chunk");
                 continue;
