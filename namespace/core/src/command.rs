@@ -68,6 +68,19 @@ pub enum RequestBody {
         /// The new epoch.
         epoch: causeway_base::Epoch,
     },
+    /// An atomic batch, at most once for an id that the client chose itself: the same id again is answered with the first
+    /// answer for as long as it is among the newest [`SESSIONS_MAX`] sessions and ids of the volume.
+    Once {
+        /// The id; of random bits, so that no two clients take the same.
+        id: u128,
+        /// Tells this batch from another under the same id, which is refused: a hash of what the client means by it.
+        print: u128,
+        /// As in `Mutate`.
+        #[serde(deserialize_with = "crate::encode::bounded_vec::<OPS_MAX, _, _>")]
+        ops: Vec<Op>,
+    },
+    /// Collects locks whose leases have ended, and what only they kept. Proposed by the leader now and then.
+    ExpireLocks,
     /// An operation on the volume as a whole, at most once; answered as a batch of one.
     Manage {
         /// From `OpenSession`.
@@ -107,6 +120,8 @@ pub enum Expect {
     Absent,
     /// The target's inode has exactly this version.
     Version(Seq),
+    /// The lock with this token is held on the target at the request's time.
+    Token(u64),
 }
 
 /// One step of a batch.
@@ -195,6 +210,13 @@ pub enum Op {
         name: Bytes,
         /// Its value, at most 4 KiB; all of an inode's at most 64 KiB.
         value: Option<Bytes>,
+    },
+    /// Changes nothing; refuses the batch unless the precondition holds (`Any`: the target exists).
+    Check {
+        /// Of what.
+        at: At,
+        /// Precondition.
+        expect: Expect,
     },
 }
 
@@ -287,8 +309,8 @@ pub enum Errno {
     /// `EBUSY`: the volume's top directory is neither removed nor renamed.
     #[error("it is the top of the volume")]
     Busy,
-    /// `EDQUOT`
-    #[error("over the quota")]
+    /// `EDQUOT` of the volume.
+    #[error("over the quota of the volume")]
     QuotaExceeded,
     /// `EXDEV`: a move or link between directory trees of different quotas; copy instead.
     #[error("between trees of different quotas")]
@@ -296,6 +318,15 @@ pub enum Errno {
     /// `EAGAIN`: somebody holds a lock that excludes this one.
     #[error("locked by another")]
     Locked,
+    /// `EDQUOT` of a directory tree.
+    #[error("over the quota of a directory above it")]
+    TreeQuotaExceeded,
+    /// `EDQUOT` of a user.
+    #[error("over the quota of its owner")]
+    OwnerQuotaExceeded,
+    /// `ESTALE`: the lock with the expected token is not held any more, another may have followed.
+    #[error("the lock with this token is not held any more")]
+    Fenced,
 }
 
 /// What a listing shows of an entry.

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use causeway_base::{Ino, NodeId, Seq, VolumeId};
+use causeway_base::{Ino, NodeId, Seq, Timestamp, VolumeId};
 
 use crate::command::SessionId;
 
@@ -20,6 +20,14 @@ pub const SESSION_BY_USE: u8 = 0x04;
 pub const SNAPSHOT: u8 = 0x05;
 /// Quotas by directory.
 pub const QUOTA: u8 = 0x06;
+/// How long old states are kept.
+pub const RETENTION: u8 = 0x07;
+/// What users own, and their quotas.
+pub const OWNER: u8 = 0x08;
+/// Advisory locks by inode.
+pub const LOCK: u8 = 0x09;
+/// Advisory locks by the end of their leases.
+pub const LOCK_BY_END: u8 = 0x0a;
 /// The cluster (root group).
 pub const CLUSTER: u8 = 0x0f;
 /// Nodes (root group).
@@ -141,6 +149,77 @@ pub fn quota(dir: Ino) -> Bytes {
 pub fn quota_of(key: &[u8]) -> Option<Ino> {
     let number = key.strip_prefix(&[QUOTA])?;
     Some(Ino(u64::from_be_bytes(number.try_into().ok()?)))
+}
+
+/// How long old states are kept.
+#[must_use]
+pub fn retention() -> Bytes {
+    Bytes::from_static(&[RETENTION])
+}
+
+/// What a user owns.
+#[must_use]
+pub fn owner(uid: u32) -> Bytes {
+    let mut key = BytesMut::with_capacity(5);
+    key.put_u8(OWNER);
+    key.put_u32(uid);
+    key.freeze()
+}
+
+/// The user in a key of [`OWNER`]; `None` for any other key.
+#[must_use]
+pub fn owner_of(key: &[u8]) -> Option<u32> {
+    let number = key.strip_prefix(&[OWNER])?;
+    Some(u32::from_be_bytes(number.try_into().ok()?))
+}
+
+/// A lock.
+#[must_use]
+pub fn lock(ino: Ino, token: u64) -> Bytes {
+    let mut key = BytesMut::with_capacity(17);
+    key.put_u8(LOCK);
+    key.put_u64(ino.0);
+    key.put_u64(token);
+    key.freeze()
+}
+
+/// The bounds of an inode's locks.
+#[must_use]
+pub fn locks(ino: Ino) -> (Bytes, Bytes) {
+    let end = ino.next().map_or_else(|| Bytes::from_static(&[LOCK + 1]), |next| numbered(LOCK, next.0));
+    (numbered(LOCK, ino.0), end)
+}
+
+/// The inode and the token in a lock's key; `None` for any other key.
+#[must_use]
+pub fn lock_of(key: &[u8]) -> Option<(Ino, u64)> {
+    two_numbers(key.strip_prefix(&[LOCK])?).map(|(ino, token)| (Ino(ino), token))
+}
+
+/// A lock's place in the order of the ends of leases.
+#[must_use]
+pub fn lock_by_end(end: Timestamp, ino: Ino, token: u64) -> Bytes {
+    let mut key = BytesMut::with_capacity(25);
+    key.put_u8(LOCK_BY_END);
+    // The sign bit turned, so that times before 1970 sort first.
+    key.put_u64(end.0.cast_unsigned() ^ (1 << 63));
+    key.put_u64(ino.0);
+    key.put_u64(token);
+    key.freeze()
+}
+
+/// The end, the inode and the token in a key of [`LOCK_BY_END`]; `None` for any other key.
+#[must_use]
+pub fn lock_by_end_of(key: &[u8]) -> Option<(Timestamp, Ino, u64)> {
+    let rest = key.strip_prefix(&[LOCK_BY_END])?;
+    let (end, rest) = rest.split_first_chunk::<8>()?;
+    let (ino, token) = two_numbers(rest)?;
+    Some((Timestamp((u64::from_be_bytes(*end) ^ (1 << 63)).cast_signed()), Ino(ino), token))
+}
+
+fn two_numbers(bytes: &[u8]) -> Option<(u64, u64)> {
+    let (first, second) = bytes.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*first), u64::from_be_bytes(second.try_into().ok()?)))
 }
 
 /// The directory and the name in a directory entry's key; `None` for any other key.

@@ -14,6 +14,8 @@ pub const SNAPSHOTS_MAX: u64 = 4096;
 /// Most directories of a volume with a quota.
 pub const QUOTAS_MAX: u64 = 65_536;
 
+static NO_PATH: Bytes = Bytes::new();
+
 /// An operation on the volume as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ManageOp {
@@ -37,6 +39,120 @@ pub enum ManageOp {
         /// something in it lifts the limits and counts on; for an empty one, and for the top, it ends the quota.
         limit: Option<QuotaLimit>,
     },
+    /// Sets, changes or (`None`) removes the quota of a user: what has this `uid` anywhere in the volume may use so much.
+    /// Less than is used refuses what would use more, and takes nothing away.
+    SetOwnerQuota {
+        /// The user.
+        uid: u32,
+        /// How much.
+        limit: Option<QuotaLimit>,
+    },
+    /// Sets how long old states are kept, or (`None`) leaves it to the nodes.
+    SetRetention {
+        /// How long.
+        keep: Option<RetentionRecord>,
+    },
+    /// Takes an advisory lock; refused with [`crate::command::Errno::Locked`] while another holds one that excludes it. The
+    /// version in the answer is the lock's token: every later lock of the volume has a greater one.
+    AcquireLock {
+        /// Of what: a file, directory or symlink.
+        at: At,
+        /// What it excludes.
+        kind: LockKind,
+        /// First byte.
+        start: u64,
+        /// Number of bytes; 0: to the end, however long it becomes.
+        len: u64,
+        /// Who takes it, for people; at most [`LOCK_HOLDER_BYTES_MAX`] bytes.
+        holder: Bytes,
+        /// It ends so many milliseconds after the request's time unless it is renewed; at most [`LEASE_MILLIS_MAX`].
+        lease_millis: u64,
+    },
+    /// Lets a lock that has not ended last until so long after the request's time.
+    RenewLock {
+        /// Of what.
+        at: At,
+        /// Which.
+        token: u64,
+        /// As in `AcquireLock`.
+        lease_millis: u64,
+    },
+    /// Gives a lock back. One that has ended is not found.
+    ReleaseLock {
+        /// Of what.
+        at: At,
+        /// Which.
+        token: u64,
+    },
+}
+
+/// Longest name of a lock's holder in bytes.
+pub const LOCK_HOLDER_BYTES_MAX: usize = 255;
+/// Longest lease in milliseconds: a day.
+pub const LEASE_MILLIS_MAX: u64 = 24 * 3600 * 1000;
+/// Most locks of a volume.
+pub const LOCKS_MAX: u64 = 65_536;
+/// Most locks of an inode.
+pub const LOCKS_OF_INODE_MAX: usize = 1024;
+
+/// What a lock excludes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LockKind {
+    /// Exclusive locks whose ranges overlap.
+    Shared,
+    /// Any lock whose range overlaps, but for holds.
+    Exclusive,
+    /// Nothing: it keeps an inode that loses its last name, as an open file does, until it is given back or ends.
+    Hold,
+}
+
+/// A lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockRecord {
+    /// What it excludes.
+    pub kind: LockKind,
+    /// First byte.
+    pub start: u64,
+    /// Behind the last byte; `u64::MAX`: to the end of the file.
+    pub end: u64,
+    /// Who has it.
+    pub holder: Bytes,
+    /// Since when.
+    pub since: Timestamp,
+    /// It has ended at this time.
+    pub ends: Timestamp,
+}
+
+impl LockRecord {
+    /// Whether the two cannot be held at once.
+    pub(crate) fn excludes(&self, other: &Self) -> bool {
+        let overlap = self.start < other.end && other.start < self.end;
+        let kinds = match (self.kind, other.kind) {
+            (LockKind::Hold, _) | (_, LockKind::Hold) | (LockKind::Shared, LockKind::Shared) => false,
+            (LockKind::Exclusive, _) | (_, LockKind::Exclusive) => true,
+        };
+        overlap && kinds
+    }
+}
+
+/// How long old states of a volume can be read. What either asks for is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetentionRecord {
+    /// The newest so many seqs.
+    pub seqs: u64,
+    /// Those of the last so many seconds.
+    pub seconds: u64,
+}
+
+/// What a user owns in the volume: files, directories and symlinks, the top too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerRecord {
+    /// How much it may be.
+    pub limit: Option<QuotaLimit>,
+    /// Files, directories and symlinks.
+    pub files: u64,
+    /// Bytes of the files.
+    pub bytes: u128,
 }
 
 impl ManageOp {
@@ -44,7 +160,11 @@ impl ManageOp {
     pub(crate) fn about(&self) -> &Bytes {
         match self {
             Self::CreateSnapshot { name } | Self::DeleteSnapshot { name } => name,
-            Self::SetQuota { at, .. } => &at.path,
+            Self::SetQuota { at, .. }
+            | Self::AcquireLock { at, .. }
+            | Self::RenewLock { at, .. }
+            | Self::ReleaseLock { at, .. } => &at.path,
+            Self::SetOwnerQuota { .. } | Self::SetRetention { .. } => &NO_PATH,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use causeway_base::{Epoch, Ino, Seq, VolumeId};
+use causeway_base::{Epoch, Ino, Seq, Timestamp, VolumeId};
 
 use crate::inode::{Attr, Body, Inode};
 
@@ -45,6 +45,12 @@ pub struct Meta {
     pub snapshots: u64,
     /// Directories with a quota.
     pub quotas: u64,
+    /// Advisory locks and holds, expired ones that are not collected yet included.
+    pub locks: u64,
+    /// The token of the next lock; those below are never given again.
+    pub next_token: u64,
+    /// The latest time that an operation on locks carried: leases end by it, so it never goes back.
+    pub clock: Timestamp,
 }
 
 impl Default for Meta {
@@ -63,6 +69,9 @@ impl Default for Meta {
             next_volume: VolumeId(VolumeId::ROOT.0 + 1),
             snapshots: 0,
             quotas: 0,
+            locks: 0,
+            next_token: 1,
+            clock: Timestamp(0),
         }
     }
 }

@@ -195,7 +195,8 @@ impl Place {
                 | Op::Unlink { at, .. }
                 | Op::Rmdir { at }
                 | Op::SetAttr { at, .. }
-                | Op::SetXattr { at, .. },
+                | Op::SetXattr { at, .. }
+                | Op::Check { at, .. },
                 _,
             ) => at,
         }

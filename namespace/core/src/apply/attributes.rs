@@ -5,6 +5,7 @@ use bytes::Bytes;
 use causeway_base::Timestamp;
 
 use super::names::Tree;
+use super::quotas::Usage;
 use super::transaction::Fault;
 use crate::command::{At, Errno, Expect, OpDone};
 use crate::inode::{MODE_MASK, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX, XATTRS_BYTES_MAX};
@@ -21,13 +22,14 @@ impl Tree<'_, '_> {
         if mode.is_some_and(|mode| mode & !MODE_MASK != 0) {
             return Err(Errno::Invalid.into());
         }
-        let ino = self.existing(at)?;
+        let ino = self.existing_to_change(at)?;
         self.check_expect(ino, expect)?;
         if mode.or(uid).or(gid).is_none() && mtime.is_none() {
             return Ok(OpDone { ino, version: self.transaction.inode(ino)?.version });
         }
         let (ctime, version) = (self.at, self.seq());
         let inode = self.transaction.inode_mut(ino)?;
+        let (usage, owner) = (Usage::of(inode), inode.attr.uid);
         let attr = &mut inode.attr;
         attr.mode = mode.unwrap_or(attr.mode);
         attr.uid = uid.unwrap_or(attr.uid);
@@ -35,6 +37,7 @@ impl Tree<'_, '_> {
         attr.mtime = mtime.unwrap_or(attr.mtime);
         attr.ctime = ctime;
         inode.version = version;
+        self.change_owner((owner, usage), (uid.unwrap_or(owner), usage))?;
         Ok(OpDone { ino, version })
     }
 
@@ -48,7 +51,7 @@ impl Tree<'_, '_> {
         if value.is_some_and(|value| value.len() > XATTR_VALUE_BYTES_MAX) {
             return Err(Errno::TooLarge.into());
         }
-        let ino = self.existing(at)?;
+        let ino = self.existing_to_change(at)?;
         let (ctime, version) = (self.at, self.seq());
         let inode = self.transaction.inode_mut(ino)?;
         let place = inode.xattrs.binary_search_by(|(kept, _)| kept.cmp(name));

@@ -17,8 +17,10 @@
 
 mod attributes;
 mod cluster;
+mod locks;
 mod manage;
 mod names;
+mod owners;
 mod quotas;
 mod rename;
 mod sessions;
@@ -28,7 +30,7 @@ mod volumes;
 
 use bytes::Bytes;
 
-use causeway_base::Seq;
+use causeway_base::{Ino, Seq};
 
 use crate::command::{Command, Outcome, Request, RequestBody};
 use crate::meta::GroupKind;
@@ -50,6 +52,17 @@ pub struct Change {
     pub new: Option<Bytes>,
 }
 
+/// The name by which an inode was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Which inode.
+    pub ino: Ino,
+    /// The directory.
+    pub dir: Ino,
+    /// The name in it.
+    pub name: Bytes,
+}
+
 /// What a command came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
@@ -57,6 +70,9 @@ pub struct Applied {
     pub outcomes: Vec<Outcome>,
     /// The net effect, sorted by key, each key once; none leaves its record as it was.
     pub changes: Vec<Change>,
+    /// The names by which existing inodes were changed, in order: an inode does not know its names, and who follows the
+    /// changes wants them. Of a file with several names the one that was used.
+    pub named: Vec<Named>,
 }
 
 /// Applies a command at a seq, which must be above that of every command applied before.
@@ -82,13 +98,18 @@ pub(crate) fn apply_within(
         transaction.begin();
         outcomes.push(one(&mut transaction, request, limits)?);
     }
-    Ok(Applied { outcomes, changes: transaction.into_changes() })
+    let named = transaction.take_named();
+    Ok(Applied { outcomes, changes: transaction.into_changes(), named })
 }
 
 fn one(transaction: &mut Transaction<'_>, request: &Request, limits: Limits) -> Result<Outcome, ReadError> {
     let kind = transaction.meta.kind;
     match &request.body {
-        RequestBody::OpenSession { .. } | RequestBody::Mutate { .. } | RequestBody::Manage { .. }
+        RequestBody::OpenSession { .. }
+        | RequestBody::Mutate { .. }
+        | RequestBody::Manage { .. }
+        | RequestBody::Once { .. }
+        | RequestBody::ExpireLocks
             if kind == GroupKind::Root =>
         {
             Ok(Outcome::Invalid("the root group has no tree and no sessions".to_owned()))
@@ -105,6 +126,10 @@ fn one(transaction: &mut Transaction<'_>, request: &Request, limits: Limits) -> 
             let numbered = sessions::Numbered { session: *session, number: *number, acked_below: *acked_below };
             sessions::perform_once(transaction, numbered, Work::Manage(op), request.at, limits)
         }
+        RequestBody::Once { id, print, ops } => {
+            sessions::once(transaction, sessions::Once { id: *id, print: *print }, ops, request.at, limits)
+        }
+        RequestBody::ExpireLocks => locks::expire(transaction, request.at),
         RequestBody::Root(op) => cluster::apply(transaction, op).map(Outcome::Root),
         RequestBody::RaiseEpoch { epoch } if *epoch > transaction.meta.epoch => {
             transaction.meta.epoch = *epoch;

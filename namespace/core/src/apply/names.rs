@@ -62,6 +62,7 @@ impl<'t, 'a> Tree<'t, 'a> {
                 self.set_attr(at, [*mode, *uid, *gid], *mtime, *expect)
             }
             Op::SetXattr { at, name, value } => self.set_xattr(at, name, value.as_ref()),
+            Op::Check { at, expect } => self.check(at, *expect),
         }
     }
 
@@ -103,9 +104,12 @@ impl<'t, 'a> Tree<'t, 'a> {
         check_content(content)?;
         let existing = match self.locate(at)? {
             Spot::Inode(ino) => ino,
-            Spot::Name { entry: Some(entry), .. } => entry.ino,
+            Spot::Name { dir, name, entry: Some(entry) } => {
+                self.transaction.name(entry.ino, dir, name);
+                entry.ino
+            }
             Spot::Name { dir, name, entry: None } => {
-                if matches!(expect, Expect::Version(_)) {
+                if matches!(expect, Expect::Version(_) | Expect::Token(_)) {
                     return Err(Errno::NotFound.into());
                 }
                 return self.create(dir, name, attr, Body::File(content.clone()));
@@ -119,7 +123,7 @@ impl<'t, 'a> Tree<'t, 'a> {
             FileKind::Directory => return Err(Errno::IsDirectory.into()),
             FileKind::Symlink => return Err(Errno::SymlinkInPath.into()),
         }
-        let before = file_bytes(inode);
+        let (before, owner) = (file_bytes(inode), inode.attr.uid);
         inode.attr = Attr { ctime, ..*attr };
         inode.version = version;
         inode.body = Body::File(content.clone());
@@ -127,6 +131,8 @@ impl<'t, 'a> Tree<'t, 'a> {
         let total = &mut self.transaction.meta.logical_bytes;
         *total = *total - before + after;
         self.account(quota, Usage { files: 0, bytes: before }, Usage { files: 0, bytes: after })?;
+        let (before, after) = (Usage { files: 1, bytes: before }, Usage { files: 1, bytes: after });
+        self.change_owner((owner, before), (attr.uid, after))?;
         Ok(OpDone { ino: existing, version })
     }
 
@@ -151,6 +157,10 @@ impl<'t, 'a> Tree<'t, 'a> {
         let (kind, version, quota) = (inode.kind(), inode.version, inode.quota);
         if kind == FileKind::Directory {
             return Err(Errno::NotPermitted.into());
+        }
+        // Kept for those who have it open: it gets no name again.
+        if inode.nlink == 0 {
+            return Err(Errno::NotFound.into());
         }
         if inode.nlink >= LINKS_MAX {
             return Err(Errno::TooManyLinks.into());
@@ -186,6 +196,18 @@ impl<'t, 'a> Tree<'t, 'a> {
         Ok(OpDone { ino: entry.ino, version: self.transaction.seq })
     }
 
+    fn check(&mut self, at: &At, expect: Expect) -> Result<OpDone, Fault> {
+        let ino = match (self.locate(at)?, expect) {
+            (Spot::Name { dir, entry: None, .. }, Expect::Absent) => {
+                return Ok(OpDone { ino: dir, version: self.transaction.inode(dir)?.version });
+            }
+            (Spot::Name { entry, .. }, _) => entry.ok_or(Errno::NotFound)?.ino,
+            (Spot::Inode(ino), _) => ino,
+        };
+        self.check_expect(ino, expect)?;
+        Ok(OpDone { ino, version: self.transaction.inode(ino)?.version })
+    }
+
     /// Follows a path to its last name.
     pub(super) fn locate(&mut self, at: &At) -> Result<Spot, Fault> {
         let mut names = path::names(&at.path)?;
@@ -211,6 +233,18 @@ impl<'t, 'a> Tree<'t, 'a> {
         match self.locate(at)? {
             Spot::Inode(ino) => Ok(ino),
             Spot::Name { entry, .. } => Ok(entry.ok_or(Errno::NotFound)?.ino),
+        }
+    }
+
+    /// The same for an operation that changes the inode itself, whose name is remembered for those who follow.
+    pub(super) fn existing_to_change(&mut self, at: &At) -> Result<Ino, Fault> {
+        match self.locate(at)? {
+            Spot::Inode(ino) => Ok(ino),
+            Spot::Name { dir, name, entry } => {
+                let ino = entry.ok_or(Errno::NotFound)?.ino;
+                self.transaction.name(ino, dir, name);
+                Ok(ino)
+            }
         }
     }
 
@@ -247,6 +281,8 @@ impl<'t, 'a> Tree<'t, 'a> {
             Expect::Absent => Err(Errno::Exists.into()),
             Expect::Version(version) if self.transaction.inode(ino)?.version == version => Ok(()),
             Expect::Version(_) => Err(Errno::Conflict.into()),
+            Expect::Token(token) if self.is_held(ino, token)? => Ok(()),
+            Expect::Token(_) => Err(Errno::Fenced.into()),
         }
     }
 
@@ -268,6 +304,7 @@ impl<'t, 'a> Tree<'t, 'a> {
         let inode = Inode { attr, nlink: 1, version, body, xattrs: Vec::new(), quota };
         self.transaction.count(&inode);
         self.account(quota, Usage::default(), Usage::of(&inode))?;
+        self.account_owner(attr.uid, Usage::default(), Usage::of(&inode))?;
         self.enter(dir, name, Dirent { ino, kind: inode.kind() })?;
         *self.transaction.inodes.edit(self.transaction.base, &ino)? = Some(inode);
         Ok(OpDone { ino, version })
@@ -303,9 +340,17 @@ impl<'t, 'a> Tree<'t, 'a> {
         if inode.nlink > 1 {
             inode.nlink -= 1;
             inode.attr.ctime = at;
+            return Ok(());
+        }
+        if self.keeps_nameless(ino)? {
+            // Somebody has it open: it stays, without a name, until that ends.
+            let inode = self.transaction.inode_mut(ino)?;
+            (inode.nlink, inode.attr.ctime) = (0, at);
         } else if let Some(gone) = self.transaction.inodes.edit(self.transaction.base, &ino)?.take() {
             self.transaction.discount(&gone);
             self.account(gone.quota, Usage::of(&gone), Usage::default())?;
+            self.account_owner(gone.attr.uid, Usage::of(&gone), Usage::default())?;
+            self.forget_locks(ino)?;
             if gone.kind() == FileKind::Directory {
                 self.forget_quota(ino)?;
             }

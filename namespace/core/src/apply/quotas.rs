@@ -16,7 +16,7 @@ use crate::command::{At, Errno, OpDone};
 use crate::encode;
 use crate::inode::{Body, Inode};
 use crate::key;
-use crate::manage::{QUOTAS_MAX, QuotaLimit, QuotaRecord};
+use crate::manage::{OwnerRecord, QUOTAS_MAX, QuotaLimit, QuotaRecord};
 use crate::meta::Meta;
 
 /// How much something uses.
@@ -38,6 +38,7 @@ impl Usage {
 pub(super) struct Before {
     meta: Meta,
     touched: BTreeMap<Ino, QuotaRecord>,
+    pub(super) owners: BTreeMap<u32, OwnerRecord>,
 }
 
 impl Tree<'_, '_> {
@@ -147,19 +148,24 @@ impl Tree<'_, '_> {
 
     /// Starts an operation.
     pub(super) fn remember_quotas(&mut self) {
-        self.before = Before { meta: self.transaction.meta, touched: BTreeMap::new() };
+        self.before = Before { meta: self.transaction.meta, ..Before::default() };
     }
 
     /// Refuses an operation that made a quota use more, and more than it may.
     pub(super) fn check_quotas(&mut self) -> Result<(), Fault> {
+        let before = std::mem::take(&mut self.before);
+        for (uid, before) in &before.owners {
+            if self.owner_grown_over(*uid, before)? {
+                return Err(Errno::OwnerQuotaExceeded.into());
+            }
+        }
         if self.transaction.meta.quotas == 0 {
             return Ok(());
         }
-        let before = std::mem::take(&mut self.before);
         for (dir, before) in before.touched {
             // It is gone if the operation removed the directory.
             if self.quota_record(dir)?.is_some_and(|now| now.grown_over(&before)) {
-                return Err(Errno::QuotaExceeded.into());
+                return Err(Errno::TreeQuotaExceeded.into());
             }
         }
         let meta = self.transaction.meta;

@@ -4,9 +4,10 @@ use causeway_base::{ClientId, Ino, Timestamp};
 
 use super::names::Tree;
 use super::transaction::{Fault, Transaction};
-use crate::command::{OPS_MAX, OpDone, Outcome, SESSION_ANSWER_BYTES_MAX, SESSION_WINDOW, SESSIONS_MAX, SessionId};
+use crate::command::{OPS_MAX, Op, OpDone, Outcome, SESSION_ANSWER_BYTES_MAX, SESSION_WINDOW, SESSIONS_MAX, SessionId};
 use crate::encode;
 use crate::key;
+use crate::manage::OwnerRecord;
 use crate::meta::{GroupKind, blank_top};
 use crate::records::ReadError;
 use crate::session::{Answer, Seen, Session, USE_GRAIN, Work};
@@ -48,16 +49,61 @@ pub(super) fn open(
         evict(transaction)?;
     }
     let id = SessionId(transaction.meta.next_session);
-    let Some(next) = id.0.checked_add(1) else {
+    let Some(next) = id.0.checked_add(1).filter(|next| *next < CHOSEN) else {
         return Ok(Outcome::Invalid("session ids are used up".to_owned()));
     };
-    let (base, used) = (transaction.base, transaction.seq);
     transaction.meta.next_session = next;
+    insert(transaction, id, client, at)?;
+    Ok(Outcome::Session(id))
+}
+
+fn insert(transaction: &mut Transaction<'_>, id: SessionId, client: ClientId, at: Timestamp) -> Result<(), ReadError> {
+    let (base, used) = (transaction.base, transaction.seq);
     transaction.meta.sessions += 1;
     let session = Session { client, opened: at, used, acked_below: 1, answers: Vec::new() };
     *transaction.sessions.edit(base, &id)? = Some(session);
-    transaction.uses.set(base, key::session_by_use(used, id), Some(&()))?;
-    Ok(Outcome::Session(id))
+    transaction.uses.set(base, key::session_by_use(used, id), Some(&()))
+}
+
+/// Session ids from here on are made of ids that clients chose; those below are numbered by the volume.
+const CHOSEN: u64 = 1 << 63;
+
+/// A batch under an id that the client chose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Once {
+    pub(super) id: u128,
+    pub(super) print: u128,
+}
+
+/// Applies a batch unless its id is known: a session of its own, with the one request, that is opened on sight.
+pub(super) fn once(
+    transaction: &mut Transaction<'_>,
+    once: Once,
+    ops: &[Op],
+    at: Timestamp,
+    limits: Limits,
+) -> Result<Outcome, ReadError> {
+    // 63 bits of it, mixed: two clients' random ids meet as rarely as they would in a table of that size.
+    #[allow(clippy::cast_possible_truncation)]
+    let folded = ((once.id >> 64) as u64).rotate_left(32) ^ once.id as u64;
+    let id = SessionId(folded | CHOSEN);
+    if transaction.meta.kind == GroupKind::Blank {
+        become_volume(transaction, at)?;
+    }
+    match transaction.sessions.get(transaction.base, &id)? {
+        Some(session) if session.client != ClientId(once.print) => {
+            return Ok(Outcome::Invalid("this request id was used for another batch; take a new one".to_owned()));
+        }
+        Some(_) => {}
+        None => {
+            while transaction.meta.sessions >= limits.sessions {
+                evict(transaction)?;
+            }
+            insert(transaction, id, ClientId(once.print), at)?;
+        }
+    }
+    let numbered = Numbered { session: id, number: 1, acked_below: 1 };
+    perform_once(transaction, numbered, Work::Batch(ops), at, limits)
 }
 
 fn become_volume(transaction: &mut Transaction<'_>, at: Timestamp) -> Result<(), ReadError> {
@@ -65,6 +111,8 @@ fn become_volume(transaction: &mut Transaction<'_>, at: Timestamp) -> Result<(),
     (top.attr.mtime, top.attr.ctime, top.version) = (at, at, transaction.seq);
     transaction.meta.kind = GroupKind::Volume;
     transaction.count(&top);
+    let owner = OwnerRecord { files: 1, ..OwnerRecord::default() };
+    transaction.others.set(transaction.base, key::owner(top.attr.uid), Some(&owner))?;
     *transaction.inodes.edit(transaction.base, &Ino::ROOT)? = Some(top);
     Ok(())
 }

@@ -207,6 +207,25 @@ impl RawTable {
         })
     }
 
+    /// The first `max` records with `from <= key < to` as they are now.
+    pub(super) fn entries(
+        &self,
+        base: &dyn Records,
+        from: &[u8],
+        to: &[u8],
+        max: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        let mut found = Vec::new();
+        let mut after = Bytes::copy_from_slice(from);
+        while found.len() < max
+            && let Some((key, value)) = self.first(base, &after, to)?
+        {
+            after = successor(&key);
+            found.push((key, value));
+        }
+        Ok(found)
+    }
+
     /// All records with `from <= key < to` as they are now.
     pub(super) fn all<T: DeserializeOwned>(
         &self,

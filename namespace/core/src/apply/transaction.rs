@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use causeway_base::{Ino, Seq};
 
-use super::Change;
 use super::table::{QuotaOf, RawTable, Table};
+use super::{Change, Named};
 use crate::command::{Errno, SessionId};
 use crate::encode;
 use crate::inode::{Body, Inode};
@@ -62,6 +62,9 @@ pub(super) struct Transaction<'a> {
     pub(super) uses: RawTable,
     /// The root group's tables, and the small ones of a volume.
     pub(super) others: RawTable,
+    named: Vec<Named>,
+    /// How many of `named` the requests before gave.
+    named_before: usize,
 }
 
 impl<'a> Transaction<'a> {
@@ -81,6 +84,8 @@ impl<'a> Transaction<'a> {
             sessions: Table::default(),
             uses: RawTable::default(),
             others: RawTable::default(),
+            named: Vec::new(),
+            named_before: 0,
         })
     }
 
@@ -91,6 +96,7 @@ impl<'a> Transaction<'a> {
         self.dirents.begin();
         self.quotas.begin();
         self.others.begin();
+        self.named_before = self.named.len();
     }
 
     /// Undoes the request's effects on the tree, the cluster and the totals.
@@ -100,6 +106,16 @@ impl<'a> Transaction<'a> {
         self.dirents.roll_back();
         self.quotas.roll_back();
         self.others.roll_back();
+        self.named.truncate(self.named_before);
+    }
+
+    /// An existing inode is changed by a name.
+    pub(super) fn name(&mut self, ino: Ino, dir: Ino, name: Bytes) {
+        self.named.push(Named { ino, dir, name });
+    }
+
+    pub(super) fn take_named(&mut self) -> Vec<Named> {
+        std::mem::take(&mut self.named)
     }
 
     pub(super) fn into_changes(self) -> Vec<Change> {

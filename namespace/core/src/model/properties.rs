@@ -9,11 +9,12 @@ use causeway_base::{ClientId, Epoch, Ino, Seq, Timestamp};
 
 use super::sessions::Model;
 use super::strategy::{Acked, Number, Step, commands, moves};
-use crate::apply::{Limits, apply_within};
+use crate::apply::{Change, Limits, Named, apply_within};
 use crate::command::{Command, ListEntry, Outcome, Request, RequestBody, SessionId};
 use crate::digest::Digest;
-use crate::inode::Body;
+use crate::inode::{Body, FileKind};
 use crate::memory::MemoryRecords;
+use crate::query::ChangeKind;
 use crate::{key, query};
 
 const LIMITS: Limits = Limits { sessions: 3, answer_bytes: usize::MAX };
@@ -54,6 +55,7 @@ fn run(commands: Vec<(u64, Vec<Step>)>) {
         assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(&command));
         let expected: Vec<Outcome> = command.requests.iter().map(|request| model.apply(request, seq)).collect();
         let applied = apply_within(&records, seq, &command, LIMITS).unwrap();
+        let before = records.clone();
         assert_eq!(apply_within(&records, seq, &command, LIMITS).unwrap(), applied);
         assert!(applied.changes.is_sorted_by(|a, b| a.key < b.key));
         records.take(&applied.changes);
@@ -64,6 +66,72 @@ fn run(commands: Vec<(u64, Vec<Step>)>) {
         let outcomes: Vec<Outcome> = applied.outcomes.into_iter().map(plain).collect();
         assert_eq!(outcomes, expected);
         compare(&model, &records);
+        follow(&before, &records, &applied.changes, &applied.named);
+    }
+}
+
+/// Whoever knew all paths before and hears of the changes knows all paths, contents and attributes after.
+fn follow(before: &MemoryRecords, after: &MemoryRecords, changes: &[Change], named: &[Named]) {
+    let whole = |records: &MemoryRecords| -> BTreeMap<Bytes, Ino> {
+        query::Walk::new(records, Ino::ROOT)
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.path, entry.entry.ino))
+            .collect()
+    };
+    let (mut paths, mut told) = (whole(before), BTreeMap::new());
+    let used: BTreeMap<Bytes, (Ino, Bytes)> =
+        named.iter().map(|named| (key::inode(named.ino), (named.dir, named.name.clone()))).collect();
+    let keys = changes.iter().map(|change| (&change.key, used.get(&change.key)));
+    let found = query::tree_changes(before, after, keys).unwrap();
+    // What is renamed leaves its old place with all that is below it before anything comes to its new one.
+    let mut moved = Vec::new();
+    for change in &found {
+        let path = change.path.clone();
+        match change.kind {
+            ChangeKind::Removed | ChangeKind::Unlinked => assert_eq!(paths.remove(&path.unwrap()), Some(change.ino)),
+            ChangeKind::Renamed => {
+                let (from, to) = (change.path_before.clone().unwrap(), path.unwrap());
+                assert_eq!(paths.remove(&from), Some(change.ino), "{from:?}");
+                moved.push((from, to, change.ino, change.file == FileKind::Directory));
+            }
+            ChangeKind::Created | ChangeKind::Linked => {
+                told.insert(path.unwrap(), change.ino);
+            }
+            ChangeKind::Replaced | ChangeKind::Attributes => {
+                if let Some(path) = path {
+                    let known = if path.is_empty() { Ok(Ino::ROOT) } else { query::resolve(after, &path).unwrap() };
+                    assert_eq!(known, Ok(change.ino));
+                }
+            }
+        }
+    }
+    // The longest old path below which a name lies says where it is now.
+    moved.sort_by_key(|(from, ..)| std::cmp::Reverse(from.len()));
+    let under = |path: &Bytes, above: &Bytes| {
+        path.strip_prefix(&above[..]).and_then(|rest| rest.strip_prefix(b"/")).map(<[u8]>::to_vec)
+    };
+    let mut now: BTreeMap<Bytes, Ino> = moved.iter().map(|(_, to, ino, _)| (to.clone(), *ino)).chain(told).collect();
+    for (path, ino) in paths {
+        let place = moved
+            .iter()
+            .filter(|(.., dir)| *dir)
+            .find_map(|(from, to, ..)| Some([&to[..], b"/", &under(&path, from)?].concat()));
+        now.insert(place.map_or(path, Bytes::from), ino);
+    }
+    assert_eq!(now, whole(after), "{found:?}");
+    let telling = |ino: Ino| found.iter().any(|change| change.ino == ino);
+    for (path, ino) in whole(after) {
+        let (old, new) = (query::stat_ino(before, ino).unwrap(), query::stat_ino(after, ino).unwrap().unwrap());
+        let same = old.is_some_and(|old| match new.body {
+            Body::Directory { .. } => {
+                (old.attr.mode, old.attr.uid, &old.xattrs) == (new.attr.mode, new.attr.uid, &new.xattrs)
+            }
+            _ => {
+                (old.attr.mode, old.attr.mtime, &old.body, &old.xattrs)
+                    == (new.attr.mode, new.attr.mtime, &new.body, &new.xattrs)
+            }
+        });
+        assert!(same || telling(ino), "{path:?}");
     }
 }
 
@@ -149,6 +217,10 @@ fn compare(model: &Model, records: &MemoryRecords) {
     let used = quotas.iter().map(|(dir, quota)| (dir.0, (quota.files, quota.bytes))).collect();
     assert_eq!(tree.used(), used);
     assert_eq!(tree.quotas, quotas.iter().map(|(dir, quota)| (dir.0, quota.limit)).collect());
+    let owners: BTreeMap<_, _> = query::owners(records).unwrap().into_iter().collect();
+    assert_eq!(tree.owned(), owners.iter().map(|(uid, owner)| (*uid, (owner.files, owner.bytes))).collect());
+    let limits = owners.iter().filter_map(|(uid, owner)| Some((*uid, owner.limit?))).collect();
+    assert_eq!(tree.owner_quotas, limits);
     let join = |path: &[Vec<u8>]| Bytes::from(path.join(&b"/"[..]));
     let walked: Vec<_> = query::Walk::new(records, Ino::ROOT).map(|entry| entry.unwrap()).collect();
     let seen: Vec<_> = walked.iter().map(|entry| (entry.path.clone(), entry.entry.ino.0)).collect();

@@ -127,7 +127,12 @@ fn manage() -> BoxedStrategy<ManageOp> {
     let files = prop::option::of(0..6_u64);
     let bytes = prop::option::of(prop_oneof![0..60_u64, Just(1_000_000)]);
     let limit = (files, bytes).prop_map(|(files, bytes)| QuotaLimit { files, bytes });
-    (at(), prop::option::weighted(0.8, limit)).prop_map(|(at, limit)| ManageOp::SetQuota { at, limit }).boxed()
+    let limit = prop::option::weighted(0.8, limit);
+    prop_oneof![
+        3 => (at(), limit.clone()).prop_map(|(at, limit)| ManageOp::SetQuota { at, limit }),
+        1 => (0..3_u32, limit).prop_map(|(uid, limit)| ManageOp::SetOwnerQuota { uid, limit }),
+    ]
+    .boxed()
 }
 
 fn name() -> BoxedStrategy<Vec<u8>> {
@@ -228,6 +233,7 @@ fn op() -> BoxedStrategy<Op> {
                 Op::SetAttr { at, mode, uid, gid, mtime: mtime.map(Timestamp), expect }
             }
         ),
+        2 => (at(), expect()).prop_map(|(at, expect)| Op::Check { at, expect }),
         2 => (at(), xattr_name, xattr_value).prop_map(|(at, name, value)| Op::SetXattr { at, name, value }),
     ]
     .boxed()

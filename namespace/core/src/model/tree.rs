@@ -35,6 +35,7 @@ pub(super) struct Tree {
     pub(super) nodes: BTreeMap<u64, Node>,
     pub(super) next_ino: u64,
     pub(super) quotas: BTreeMap<u64, QuotaLimit>,
+    pub(super) owner_quotas: BTreeMap<u32, QuotaLimit>,
 }
 
 /// A refusal, and whether it is about the second path.
@@ -53,11 +54,20 @@ fn second<T>(result: Result<T, Errno>) -> Result<T, Refused> {
     result.map_err(|errno| (errno, true))
 }
 
+fn bytes_of(node: &Node) -> u128 {
+    match &node.body {
+        What::File(Content::Inline(bytes)) => bytes.len() as u128,
+        What::File(Content::Manifest(manifest)) => u128::from(manifest.size),
+        What::Directory | What::Symlink(_) => 0,
+    }
+}
+
 impl Tree {
     pub(super) fn new(at: Timestamp, seq: Seq) -> Self {
         let attr = Attr { mode: 0o755, uid: 0, gid: 0, mtime: at, ctime: at };
         let top = Node { attr, version: seq, body: What::Directory, xattrs: BTreeMap::new() };
-        Self { paths: [(vec![], 1)].into(), nodes: [(1, top)].into(), next_ino: 2, quotas: BTreeMap::new() }
+        let (quotas, owner_quotas) = (BTreeMap::new(), BTreeMap::new());
+        Self { paths: [(vec![], 1)].into(), nodes: [(1, top)].into(), next_ino: 2, quotas, owner_quotas }
     }
 
     /// The inode as it should be stored.
@@ -163,6 +173,8 @@ impl Tree {
             Expect::Absent => Err(Errno::Exists),
             Expect::Version(version) if version == self.nodes[&ino].version => Ok(()),
             Expect::Version(_) => Err(Errno::Conflict),
+            // Without locks no token is held.
+            Expect::Token(_) => Err(Errno::Fenced),
         }
     }
 
@@ -210,26 +222,42 @@ impl Tree {
             let top = self.paths.iter().find(|(_, ino)| *ino == dir).unwrap().0;
             let below = self.paths.iter().filter(|(path, _)| path.len() > top.len() && path.starts_with(top));
             let inodes: BTreeSet<u64> = below.map(|(_, ino)| *ino).collect();
-            let bytes = inodes.iter().map(|ino| match &self.nodes[ino].body {
-                What::File(Content::Inline(bytes)) => bytes.len() as u128,
-                What::File(Content::Manifest(manifest)) => u128::from(manifest.size),
-                What::Directory | What::Symlink(_) => 0,
-            });
+            let bytes = inodes.iter().map(|ino| bytes_of(&self.nodes[ino]));
             (*dir, (inodes.len() as u64, bytes.sum()))
         };
         self.quotas.keys().map(used).collect()
     }
 
+    /// What each user owns: inodes and bytes.
+    pub(super) fn owned(&self) -> BTreeMap<u32, (u64, u128)> {
+        let mut owned: BTreeMap<u32, (u64, u128)> = self.owner_quotas.keys().map(|uid| (*uid, (0, 0))).collect();
+        for node in self.nodes.values() {
+            let of = owned.entry(node.attr.uid).or_default();
+            *of = (of.0 + 1, of.1 + bytes_of(node));
+        }
+        owned
+    }
+
     /// Applies an operation, and refuses what uses more than a quota allows.
     pub(super) fn apply(&mut self, op: &Op, now: Now) -> Result<OpDone, Refused> {
-        let before = self.used();
+        let (before, owned_before) = (self.used(), self.owned());
         let done = self.change(op, now)?;
-        for (dir, (files, bytes)) in self.used() {
-            let (limit, before) = (self.quotas[&dir], before[&dir]);
+        let over = |(files, bytes): (u64, u128), before: (u64, u128), limit: QuotaLimit| {
             let files_over = files > before.0 && limit.files.is_some_and(|limit| files > limit);
-            if files_over || bytes > before.1 && limit.bytes.is_some_and(|limit| bytes > u128::from(limit)) {
-                return Err((Errno::QuotaExceeded, false));
-            }
+            files_over || bytes > before.1 && limit.bytes.is_some_and(|limit| bytes > u128::from(limit))
+        };
+        let owned = self.owned();
+        let limits = self.owner_quotas.iter();
+        if limits.clone().any(|(uid, limit)| over(owned[uid], owned_before[uid], *limit)) {
+            return Err((Errno::OwnerQuotaExceeded, false));
+        }
+        let used = self.used();
+        let mut full =
+            used.iter().filter(|(dir, used)| over(**used, before[dir], self.quotas[dir])).map(|(dir, _)| *dir);
+        match (full.next(), full.next()) {
+            (None, _) => {}
+            (Some(1), None) => return Err((Errno::QuotaExceeded, false)),
+            _ => return Err((Errno::TreeQuotaExceeded, false)),
         }
         Ok(done)
     }
@@ -250,6 +278,13 @@ impl Tree {
                     (_, limit) => drop(self.quotas.insert(dir, limit.unwrap_or_default())),
                 }
                 Ok(OpDone { ino: Ino(dir), version: now.seq })
+            }
+            ManageOp::SetOwnerQuota { uid, limit } => {
+                match limit {
+                    Some(limit) => drop(self.owner_quotas.insert(*uid, *limit)),
+                    None => drop(self.owner_quotas.remove(uid).ok_or((Errno::NotFound, false))?),
+                }
+                Ok(OpDone { ino: Ino(1), version: now.seq })
             }
             other => panic!("the model does not know {other:?}"),
         }
@@ -331,6 +366,19 @@ impl Tree {
                     node.attr.mtime = mtime.unwrap_or(node.attr.mtime);
                     (node.attr.ctime, node.version) = (now.at, now.seq);
                 }
+                Ok(self.done(ino))
+            }
+            Op::Check { at, expect } => {
+                let ino = match (first(self.locate(at))?, expect) {
+                    (Spot::Path(path), Expect::Absent) if !self.paths.contains_key(&path) => {
+                        self.paths[&path[..path.len() - 1]]
+                    }
+                    _ => {
+                        let ino = first(self.existing(at))?;
+                        first(self.expected(ino, *expect))?;
+                        ino
+                    }
+                };
                 Ok(self.done(ino))
             }
             Op::SetXattr { at, name, value } => first(self.set_xattr(at, name, value.as_ref(), now)),

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use causeway_base::Ino;
+use causeway_base::{Ino, Timestamp};
 
 use super::cluster::{get, pages};
 use super::tree::meta;
 use crate::key;
-use crate::manage::{QuotaRecord, SnapshotRecord};
+use crate::manage::{LockRecord, OwnerRecord, QuotaRecord, RetentionRecord, SnapshotRecord};
 use crate::records::{ReadError, Records};
 
 /// All snapshots by name. Their seqs are those that must not be pruned.
@@ -38,6 +38,48 @@ pub fn quota(records: &dyn Records, dir: Ino) -> Result<Option<QuotaRecord>, Rea
         Some(top) if dir == Ino::ROOT => Some(top.of_volume(&meta(records)?)),
         other => other,
     })
+}
+
+/// All users that own something or have a quota.
+///
+/// # Errors
+/// The store's.
+pub fn owners(records: &dyn Records) -> Result<Vec<(u32, OwnerRecord)>, ReadError> {
+    let mut found = Vec::new();
+    pages(records, key::OWNER, |key, owner| found.extend(key::owner_of(&key).map(|uid| (uid, owner))))?;
+    Ok(found)
+}
+
+/// How long old states are kept; `None`: as the node likes.
+///
+/// # Errors
+/// The store's.
+pub fn retention(records: &dyn Records) -> Result<Option<RetentionRecord>, ReadError> {
+    get(records, &key::retention())
+}
+
+/// All locks that have not ended at `now` (which is held against the latest time that locks have seen), by inode and token.
+///
+/// # Errors
+/// The store's.
+pub fn locks(records: &dyn Records, now: Timestamp) -> Result<Vec<(Ino, u64, LockRecord)>, ReadError> {
+    let now = now.max(meta(records)?.clock);
+    let mut found = Vec::new();
+    pages(records, key::LOCK, |key, lock: LockRecord| {
+        let held = key::lock_of(&key).filter(|_| lock.ends > now);
+        found.extend(held.map(|(ino, token)| (ino, token, lock)));
+    })?;
+    Ok(found)
+}
+
+/// When the first lock ends; `None` if there is none.
+///
+/// # Errors
+/// The store's.
+pub fn first_lock_end(records: &dyn Records) -> Result<Option<Timestamp>, ReadError> {
+    let (from, to) = key::table(key::LOCK_BY_END);
+    let first = records.scan(&from, &to, 1)?;
+    Ok(first.first().and_then(|(key, _)| key::lock_by_end_of(key)).map(|(ends, _, _)| ends))
 }
 
 /// All quotas by directory, with what they use.

@@ -4,7 +4,9 @@
 
 mod cluster;
 mod encoding;
+mod locks;
 mod manage;
+mod once;
 mod sessions;
 mod support;
 mod tree;

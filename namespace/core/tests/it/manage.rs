@@ -100,22 +100,22 @@ fn a_quota_counts_what_is_below_and_refuses_what_exceeds_it() {
     let dir = volume.done(vec![mkdir("q"), put("out", b"12345")])[0].ino;
     volume.manage(quota("q", Some(3), Some(10)));
     volume.done(vec![mkdir("q/d"), put("q/d/f", b"12345")]);
-    assert_eq!(volume.refused(put("q/g", b"123456")), Errno::QuotaExceeded);
+    assert_eq!(volume.refused(put("q/g", b"123456")), Errno::TreeQuotaExceeded);
     assert_eq!(volume.refused(rename("out", "q/d/g/h")), Errno::NotFound);
     volume.done(vec![rename("out", "q/d/out")]);
     let used = query::quota(&volume.records, dir).unwrap().unwrap();
     assert_eq!((used.files, used.bytes), (3, 10));
-    assert_eq!(volume.refused(mkdir("q/more")), Errno::QuotaExceeded);
+    assert_eq!(volume.refused(mkdir("q/more")), Errno::TreeQuotaExceeded);
     // Replacing frees what it replaces; and an open file is counted where it is.
     volume.done(vec![rename("q/d/out", "q/d/f"), mkdir("q/more")]);
     let ino = query::resolve(&volume.records, b"q/d/f").unwrap().unwrap();
     let content = Content::Inline(Bytes::from_static(&[0; 11]));
     let grow = Op::PutFile { at: At { dir: ino, path: Bytes::new() }, attr: ATTR, content, expect: Expect::Any };
-    assert_eq!(volume.refused(grow), Errno::QuotaExceeded);
+    assert_eq!(volume.refused(grow), Errno::TreeQuotaExceeded);
     // A limit below what is used takes nothing away, and lets it shrink.
     volume.manage(quota("q", None, Some(1)));
     volume.done(vec![put("q/d/f", b"1234"), mkdir("q/even")]);
-    assert_eq!(volume.refused(put("q/d/f", b"12345")), Errno::QuotaExceeded);
+    assert_eq!(volume.refused(put("q/d/f", b"12345")), Errno::TreeQuotaExceeded);
 }
 
 #[test]
@@ -159,10 +159,52 @@ fn only_what_is_single_moves_between_quotas() {
         all.iter().map(|(dir, used)| (*dir, used.files, used.bytes)).collect::<Vec<_>>(),
         [(own, 2, 6), (b, 4, 6)]
     );
-    assert_eq!(volume.refused(put("b/own/z", b"")), Errno::QuotaExceeded);
+    assert_eq!(volume.refused(put("b/own/z", b"")), Errno::TreeQuotaExceeded);
     // Lifted while something is in it, it counts on; with the directory it goes.
     volume.manage(ManageOp::SetQuota { at: at("b/own"), limit: None });
     let gone = |path| Op::Unlink { at: at(path), expect: Expect::Any };
     volume.done(vec![gone("b/own/x"), gone("b/own/y"), Op::Rmdir { at: at("b/own") }]);
     assert_eq!(query::quotas(&volume.records).unwrap().len(), 1);
+}
+
+#[test]
+fn what_a_user_owns_is_counted_and_limited() {
+    let mut volume = Volume::new();
+    let owner = |volume: &Volume, uid| {
+        let owners: std::collections::BTreeMap<_, _> = query::owners(&volume.records).unwrap().into_iter().collect();
+        owners.get(&uid).map(|owner| (owner.files, owner.bytes))
+    };
+    volume.done(vec![mkdir("d"), put("d/f", b"12345")]);
+    assert_eq!((owner(&volume, 0), owner(&volume, 1)), (Some((1, 0)), Some((2, 5))));
+    let limit = |uid, files, bytes| ManageOp::SetOwnerQuota { uid, limit: Some(QuotaLimit { files, bytes }) };
+    assert!(matches!(volume.manage(limit(1, Some(3), Some(8))), Outcome::Done(_)));
+    assert_eq!(volume.refused(put("g", b"1234")), Errno::OwnerQuotaExceeded);
+    volume.done(vec![put("g", b"123")]);
+    assert_eq!(volume.refused(put("h", b"")), Errno::OwnerQuotaExceeded);
+    // Given away it is another's; taken back it is too much.
+    let chown = |path, uid| {
+        let (at, expect) = (at(path), Expect::Any);
+        Op::SetAttr { at, mode: None, uid: Some(uid), gid: None, mtime: None, expect }
+    };
+    volume.done(vec![chown("g", 7), put("h", b"")]);
+    assert_eq!(owner(&volume, 7), Some((1, 3)));
+    assert_eq!(volume.refused(chown("g", 1)), Errno::OwnerQuotaExceeded);
+    let lift = ManageOp::SetOwnerQuota { uid: 1, limit: None };
+    assert!(matches!(volume.manage(lift.clone()), Outcome::Done(_)));
+    assert_eq!(code(volume.manage(lift)), Errno::NotFound);
+    volume.done(vec![chown("g", 1)]);
+    assert_eq!(owner(&volume, 7), None);
+}
+
+#[test]
+fn retention_is_set_and_left_to_the_nodes() {
+    use causeway_namespace_core::manage::RetentionRecord;
+    let mut volume = Volume::new();
+    let keep = RetentionRecord { seqs: 10, seconds: 60 };
+    volume.manage(ManageOp::SetRetention { keep: Some(keep) });
+    assert_eq!(query::retention(&volume.records).unwrap(), Some(keep));
+    let nothing = ManageOp::SetRetention { keep: Some(RetentionRecord::default()) };
+    assert_eq!(code(volume.manage(nothing)), Errno::Invalid);
+    volume.manage(ManageOp::SetRetention { keep: None });
+    assert_eq!(query::retention(&volume.records).unwrap(), None);
 }

@@ -41,8 +41,8 @@ fn five_hundred_creates_write_each_record_once() {
     let halves: Vec<Vec<Op>> = creates.chunks(250).map(<[Op]>::to_vec).collect();
     let bodies = halves.into_iter().map(|ops| volume.next(ops)).collect();
     let applied = volume.command(bodies);
-    // Inode and entry of each file; the directory, the totals and the session once each.
-    assert_eq!(applied.changes.len(), 2 * 500 + 3);
+    // Inode and entry of each file; the directory, the totals, the owner and the session once each.
+    assert_eq!(applied.changes.len(), 2 * 500 + 4);
     let (_, dir) = query::stat(&volume.records, b"d").unwrap().unwrap();
     assert!(matches!(dir.body, Body::Directory { entries: 500, .. }));
 }
