@@ -357,7 +357,8 @@ impl Groups {
             let steady = groups.config.timing.election_min;
             for group in groups.running() {
                 let memory = memories.entry(group.id).or_default();
-                let work = group.upkeep(memory, &groups.config.retention, steady, groups.blocking);
+                let now = groups.config.clock.now();
+                let work = group.upkeep(memory, &groups.config.retention, now, steady, groups.blocking);
                 tokio::select! {
                     () = work => {}
                     () = stop.cancelled() => return,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use causeway_base::{NodeId, Seq, VolumeId};
+use causeway_base::{NodeId, Seq, Timestamp, VolumeId};
 use causeway_namespace_core::digest::Digest;
 use causeway_namespace_core::records::{ReadError, Record};
 
@@ -89,7 +89,15 @@ impl Groups {
 fn header(group: VolumeId, applied: Position, seed: &Seed) -> SnapshotHeader {
     let nodes: BTreeSet<u64> = seed.voters.iter().map(|node| node.0).collect();
     let members = Members { at: Some(applied), voters: vec![nodes.clone()], nodes };
-    SnapshotHeader { group, applied, membership: wire::encode(&members), digest: seed.digest, records: None }
+    SnapshotHeader {
+        group,
+        applied,
+        membership: wire::encode(&members),
+        digest: seed.digest,
+        records: None,
+        time: Timestamp(0),
+        kept: Vec::new(),
+    }
 }
 
 fn install(

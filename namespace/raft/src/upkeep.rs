@@ -7,7 +7,8 @@ use std::time::Duration;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 
-use causeway_base::{NodeId, Seq};
+use causeway_base::{NodeId, Seq, Timestamp};
+use causeway_namespace_core::manage::RetentionRecord;
 
 use crate::consensus::blocking::Blocking;
 use crate::group::Group;
@@ -27,6 +28,9 @@ const PRUNE_STEP: usize = 64;
 /// Time for pruning one group in one round.
 const PRUNE_TIME: Duration = Duration::from_millis(100);
 
+/// Rounds before a group at rest is looked at again.
+const PRUNE_AGAIN: u32 = 60;
+
 /// What is remembered of a group between rounds.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
@@ -34,13 +38,24 @@ pub(crate) struct Memory {
     home_wait: u32,
     /// The log's length at which a snapshot was last asked for.
     snapshot_asked: Seq,
+    /// What was applied when old versions were last given up.
+    pruned_at: Seq,
+    /// Rounds before that is looked at again though nothing was applied since.
+    prune_wait: u32,
 }
 
 impl Group {
     /// One round.
-    pub(crate) async fn upkeep(&self, memory: &mut Memory, keep: &Retention, steady: Duration, blocking: Blocking) {
+    pub(crate) async fn upkeep(
+        &self,
+        memory: &mut Memory,
+        keep: &Retention,
+        now: Timestamp,
+        steady: Duration,
+        blocking: Blocking,
+    ) {
         self.compact(memory, keep).await;
-        self.prune(keep, blocking).await;
+        self.prune(memory, keep, now, blocking).await;
         self.go_home(memory, steady).await;
     }
 
@@ -67,20 +82,28 @@ impl Group {
         }
     }
 
-    async fn prune(&self, keep: &Retention, blocking: Blocking) {
-        let floor = Seq(self.applied().0.saturating_sub(keep.seqs));
-        // Not for every single seq.
-        if floor.0 <= self.store.meta().oldest.0.saturating_add(keep.seqs / 64) {
+    /// Gives up what is older than the volume keeps, and than the node keeps where the volume does not say.
+    async fn prune(&self, memory: &mut Memory, keep: &Retention, now: Timestamp, blocking: Blocking) {
+        // A volume at rest costs nothing but, now and then, a look at what time alone makes too old.
+        let applied = self.applied();
+        memory.prune_wait = memory.prune_wait.saturating_sub(1);
+        if memory.pruned_at == applied && memory.prune_wait > 0 {
             return;
         }
         let store = Arc::clone(&self.store);
+        let default = RetentionRecord { seqs: keep.seqs, seconds: 0 };
         let work = move || {
+            let floor = store.retained_from(default, now)?;
             let start = std::time::Instant::now();
-            while store.prune(floor, PRUNE_STEP)? && start.elapsed() < PRUNE_TIME {}
-            Ok::<(), crate::store::StoreError>(())
+            let mut more = true;
+            while more && start.elapsed() < PRUNE_TIME {
+                more = store.prune(floor, PRUNE_STEP)?;
+            }
+            Ok::<_, crate::store::StoreError>(more)
         };
-        if let Err(error) = blocking.run(work).await {
-            tracing::warn!(group = %self.id, error = chain(&error), "old versions were not pruned");
+        match blocking.run(work).await {
+            Ok(more) => (memory.pruned_at, memory.prune_wait) = (applied, if more { 0 } else { PRUNE_AGAIN }),
+            Err(error) => tracing::warn!(group = %self.id, error = chain(&error), "old versions were not pruned"),
         }
     }
 

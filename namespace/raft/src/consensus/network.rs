@@ -321,10 +321,10 @@ impl Network {
 
     /// The blocks of a snapshot; what goes wrong is left in `failed`.
     fn blocks(&self, view: &StateView, failed: Arc<Mutex<Option<String>>>) -> BoxStream<'static, Bytes> {
-        let blocks = SnapshotBlocks::of(view).into_iter().flatten().map_while(move |block| {
-            let keep = |error| *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(chain(&error));
-            block.map_err(keep).ok()
-        });
+        let keep = move |error: String| *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        let blocks = SnapshotBlocks::of(view).map_err(|error| keep(chain(&error))).ok().flatten();
+        let blocks =
+            blocks.into_iter().flatten().map_while(move |block| block.map_err(|error| keep(chain(&error))).ok());
         if self.shared.blocking == Blocking::Inline {
             return stream::iter(blocks).boxed();
         }

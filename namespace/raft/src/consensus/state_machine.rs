@@ -147,7 +147,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 SnapshotData::File(file) => file,
                 SnapshotData::View(view) => {
                     let mut receiver = group.receive_snapshot()?;
-                    for block in SnapshotBlocks::of(&view).into_iter().flatten() {
+                    let blocks = SnapshotBlocks::of(&view);
+                    let blocks = blocks.map_err(|source| StoreError::Read { group: group.id(), source })?;
+                    for block in blocks.into_iter().flatten() {
                         receiver.push(&block?)?;
                     }
                     receiver.finish()?

@@ -6,15 +6,16 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 
-use causeway_base::{Seq, VolumeId};
+use causeway_base::{Ino, Seq, VolumeId};
 use causeway_namespace_core::apply::{Applied, apply};
 use causeway_namespace_core::command::{Command, Outcome};
+use causeway_namespace_core::key;
 use causeway_namespace_core::records::{ReadError, Record, Records};
 use causeway_storage::kv::{Batch, Kv};
 
 use super::layout::{
-    ChangedKey, Meta, Position, changes_key, current_key, encode_changes, encode_meta, meta_key, old_key, record_key,
-    stamped, unstamped,
+    ChangedKey, ChangesOf, Meta, Position, changes_key, current_key, encode_changes, encode_meta, meta_key, old_key,
+    record_key, stamped, unstamped,
 };
 use super::view::{corrupt, read_error};
 use super::{CHANGES, CURRENT, GroupStore, META, OLD, StoreError, lock};
@@ -85,7 +86,11 @@ impl GroupStore {
         };
         let command = Command::decode(bytes).map_err(|error| self.damaged(format!("the command of {seq}: {error}")))?;
         let read = |source| StoreError::Read { group: self.id, source };
-        let Applied { outcomes, changes } = apply(&work.overlay, seq, &command).map_err(read)?;
+        let Applied { outcomes, changes, named } = apply(&work.overlay, seq, &command).map_err(read)?;
+        // Once, in order: the last name by which an inode was changed counts.
+        let mut names: BTreeMap<Bytes, (Ino, Bytes)> =
+            named.into_iter().map(|named| (key::inode(named.ino), (named.dir, named.name))).collect();
+        meta.time = command.requests.iter().fold(meta.time, |time, request| time.max(request.at));
         let mut keys: Vec<ChangedKey> = Vec::with_capacity(changes.len());
         for change in changes {
             let before = work.overlay.versioned(&change.key).map_err(read)?;
@@ -101,11 +106,12 @@ impl GroupStore {
                 work.batch.put(OLD, old_key(self.id, &change.key, *written), stamped(seq, value));
             }
             work.bytes += change.key.len() + change.new.as_ref().map_or(0, Bytes::len) + 64;
-            keys.push((change.key.clone(), before.map(|(written, _)| written)));
+            let (replaced, name) = (before.map(|(written, _)| written), names.remove(&change.key));
+            keys.push(ChangedKey { key: change.key.clone(), replaced, name });
             work.overlay.set(change.key, change.new.map(|value| (seq, value)));
         }
         if !keys.is_empty() {
-            work.batch.put(CHANGES, changes_key(self.id, seq), encode_changes(&keys));
+            work.batch.put(CHANGES, changes_key(self.id, seq), encode_changes(&ChangesOf { time: meta.time, keys }));
         }
         Ok(outcomes)
     }

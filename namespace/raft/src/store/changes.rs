@@ -1,4 +1,4 @@
-//! What changed between two seqs, and giving up old versions.
+//! What changed between two seqs, for readers that follow a group.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,11 +7,10 @@ use bytes::Bytes;
 
 use causeway_base::{Seq, VolumeId};
 use causeway_namespace_core::records::ReadError;
-use causeway_storage::kv::Batch;
 
-use super::layout::{changes_key, changes_range, changes_seq, decode_changes, encode_meta, meta_key, old_key};
+use super::layout::{changes_range, changes_seq, decode_changes};
 use super::view::{corrupt, read_error};
-use super::{CHANGES, GroupStore, META, OLD, StoreError, ViewError, chain, lock};
+use super::{CHANGES, GroupStore, ViewError, chain, lock};
 
 /// Entries read at once.
 const READ: usize = 256;
@@ -80,52 +79,12 @@ impl GroupStore {
         for entry in scan.take(READ) {
             let (key, stored) = entry.map_err(read_error)?;
             let decoded = changes_seq(&key).zip(decode_changes(stored));
-            let (seq, keys) = decoded.ok_or_else(|| corrupt(&key))?;
-            read.push_back(Changed { seq, keys: keys.into_iter().map(|(key, _)| key).collect() });
+            let (seq, changes) = decoded.ok_or_else(|| corrupt(&key))?;
+            read.push_back(Changed { seq, keys: changes.keys.into_iter().map(|changed| changed.key).collect() });
         }
         // Checked after reading: what was pruned meanwhile is noticed, never skipped.
         self.check_kept(after)?;
         Ok(read)
-    }
-
-    /// Gives up versions that no view from `floor` on can see, and changes up to it. Does at most `seqs_max` changed seqs,
-    /// so that applying hardly waits; whether there is more to do.
-    ///
-    /// # Errors
-    /// Any [`StoreError`].
-    pub fn prune(&self, floor: Seq, seqs_max: usize) -> Result<bool, StoreError> {
-        let mut meta = lock(&self.meta);
-        let floor = floor.min(meta.seq());
-        if floor <= meta.oldest {
-            return Ok(false);
-        }
-        let mut batch = Batch::new();
-        let (mut reached, mut count) = (floor, 0);
-        for entry in self.kv.scan(CHANGES, changes_range(self.id, meta.oldest, floor), false) {
-            let (key, stored) = entry.map_err(|source| self.kv_error(source))?;
-            let decoded = changes_seq(&key).zip(decode_changes(stored));
-            let (seq, keys) = decoded.ok_or_else(|| self.damaged("its list of changes does not decode"))?;
-            if count == seqs_max {
-                // Everything before this seq is done.
-                reached = Seq(seq.0.saturating_sub(1));
-                break;
-            }
-            count += 1;
-            for (key, replaced) in keys {
-                if let Some(written) = replaced {
-                    batch.delete(OLD, old_key(self.id, &key, written));
-                }
-            }
-            batch.delete(CHANGES, changes_key(self.id, seq));
-        }
-        let mut pruned = meta.clone();
-        pruned.oldest = reached;
-        batch.put(META, meta_key(self.id), encode_meta(self.id, &pruned)?);
-        self.kv.write(batch).map_err(|source| self.kv_error(source))?;
-        self.publish(&mut meta, pruned);
-        // The next view knows that it cannot see as far.
-        *lock(&self.view) = None;
-        Ok(reached < floor)
     }
 }
 

@@ -12,11 +12,11 @@ use causeway_storage::disk::{DiskFile, Open};
 use causeway_storage::kv::{Batch, KvError, prefix_range};
 
 use super::layout::{
-    Meta, current_key, decode_install, encode_install, encode_meta, group_of, group_range, install_key, meta_key,
-    stamped,
+    Kept, Meta, current_key, decode_install, encode_install, encode_kept_version, encode_meta, group_of, group_range,
+    install_key, kept_key, meta_key, old_key, stamped, write_kept,
 };
-use super::snapshot::{Checker, SnapshotBlocks, SnapshotHeader, Stamped};
-use super::{CHANGES, CURRENT, GroupStore, META, OLD, SnapshotFile, StateStore, StoreError, lock};
+use super::snapshot::{Checked, Checker, SnapshotBlocks, SnapshotHeader, Stamped, is_seen};
+use super::{CHANGES, CURRENT, GroupStore, KEPT, META, OLD, SnapshotFile, StateStore, StoreError, lock};
 
 /// Records deleted or put in one batch.
 const BATCH: usize = 4096;
@@ -48,7 +48,7 @@ impl GroupStore {
 
     /// From the mark on.
     fn load(&self, name: &str) -> Result<Meta, StoreError> {
-        for space in [CURRENT, OLD, CHANGES] {
+        for space in [CURRENT, OLD, CHANGES, KEPT] {
             self.clear(space)?;
         }
         let path = self.dir.join(name);
@@ -57,9 +57,16 @@ impl GroupStore {
         let mut reader = Reader { file, offset: 0, checker: Checker::default() };
         let mut batch = Batch::new();
         while !reader.checker.complete {
-            let records = reader.next(self.id, &path)?;
+            let Checked { records, versions } = reader.next(self.id, &path)?;
             for (key, seq, value) in records {
                 batch.put(CURRENT, current_key(self.id, &key), stamped(seq, &value));
+            }
+            let kept = reader.checker.header.as_ref().map_or(&[][..], |header| &header.kept);
+            for (key, written, replaced, value) in versions {
+                batch.put(OLD, old_key(self.id, &key, written), stamped(replaced, &value));
+                if let Some(pin) = is_seen(kept, written, replaced) {
+                    batch.put(KEPT, kept_key(self.id, pin, &key), encode_kept_version(Some(written), None));
+                }
             }
             if batch.len() >= BATCH {
                 self.kv.write(std::mem::take(&mut batch)).map_err(|source| self.kv_error(source))?;
@@ -73,7 +80,12 @@ impl GroupStore {
             digest: header.digest,
             records,
             oldest: Seq(header.applied.index),
+            time: header.time,
+            oldest_time: header.time,
         };
+        let kept = header.kept.iter().filter(|seq| **seq < meta.oldest);
+        let kept: Vec<Kept> = kept.map(|seq| Kept { seq: *seq, listed: false, gone: false }).collect();
+        write_kept(&mut batch, self.id, &kept)?;
         batch.put(META, meta_key(self.id), encode_meta(self.id, &meta)?);
         batch.delete(META, install_key(self.id));
         self.kv.write(batch).map_err(|source| self.kv_error(source))?;
@@ -122,7 +134,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn next(&mut self, group: VolumeId, path: &Path) -> Result<Vec<Stamped>, StoreError> {
+    fn next(&mut self, group: VolumeId, path: &Path) -> Result<Checked, StoreError> {
         let io = |source| StoreError::Io { action: "read", path: path.to_owned(), source };
         let damaged = |reason: String| StoreError::Damaged { group, reason: format!("{}: {reason}", path.display()) };
         let mut len = [0; 4];

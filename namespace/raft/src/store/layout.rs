@@ -6,9 +6,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use causeway_base::envelope::{self, Kind};
-use causeway_base::{Seq, VolumeId};
+use causeway_base::{Ino, Seq, Timestamp, VolumeId};
 use causeway_namespace_core::digest::Digest;
-use causeway_storage::kv::{KeyRange, KvRead};
+use causeway_storage::kv::{Batch, KeyRange, KvRead};
 
 use super::{META, StoreError};
 
@@ -32,8 +32,12 @@ pub struct Meta {
     pub digest: Digest,
     /// Number of records.
     pub records: u64,
-    /// Oldest seq of which there is a view.
+    /// Oldest seq from which on there is a view of every seq; of earlier ones only snapshots are kept.
     pub oldest: Seq,
+    /// The latest time that an applied command carried: never goes back, whatever the clocks of proposers say.
+    pub time: Timestamp,
+    /// What `time` was at `oldest`.
+    pub oldest_time: Timestamp,
 }
 
 impl Meta {
@@ -45,6 +49,7 @@ impl Meta {
 }
 
 const META_KIND: Kind = Kind { magic: *b"CWSM", version: 1, payload_bytes_max: 1 << 20 };
+const KEPT_KIND: Kind = Kind { magic: *b"CWSK", version: 1, payload_bytes_max: 1 << 17 };
 const INSTALL_KIND: Kind = Kind { magic: *b"CWSI", version: 1, payload_bytes_max: 4096 };
 
 fn group_key(group: VolumeId, rest: &[u8]) -> Bytes {
@@ -57,6 +62,11 @@ fn group_key(group: VolumeId, rest: &[u8]) -> Bytes {
 /// The range of everything of a group.
 pub(super) fn group_range(group: VolumeId) -> KeyRange {
     causeway_storage::kv::prefix_range(&group.0.to_be_bytes())
+}
+
+/// Before everything of a group.
+pub(super) fn group_start(group: VolumeId) -> Bytes {
+    group_key(group, b"")
 }
 
 /// The group in a key.
@@ -184,32 +194,149 @@ pub(super) fn changes_range(group: VolumeId, after: Seq, until: Seq) -> KeyRange
     (Bound::Excluded(changes_key(group, after)), Bound::Included(changes_key(group, until)))
 }
 
-/// A changed key and the seq of the version that it replaced; `None` if there was none.
-pub(super) type ChangedKey = (Bytes, Option<Seq>);
+/// The name by which an inode was changed: the directory and the name in it.
+pub type Named = (Ino, Bytes);
 
-pub(super) fn encode_changes(changes: &[ChangedKey]) -> Bytes {
+/// A key that a seq changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ChangedKey {
+    pub(super) key: Bytes,
+    /// The seq of the version that it replaced; `None` if there was none.
+    pub(super) replaced: Option<Seq>,
+    /// Of an inode that was changed by a name: which.
+    pub(super) name: Option<Named>,
+}
+
+/// What a seq changed, as `CHANGES` stores it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ChangesOf {
+    /// [`Meta::time`] at the seq.
+    pub(super) time: Timestamp,
+    pub(super) keys: Vec<ChangedKey>,
+}
+
+/// Stands for "none" where a seq or the length of a name is expected.
+const NONE_SEQ: u64 = u64::MAX;
+const NONE_NAME: u16 = u16::MAX;
+
+fn put_version(out: &mut BytesMut, replaced: Option<Seq>, name: Option<&Named>) {
+    out.put_u64(replaced.map_or(NONE_SEQ, |seq| seq.0));
+    match name {
+        // Names are at most 255 bytes long.
+        Some((dir, name)) => {
+            out.put_u16(u16::try_from(name.len()).unwrap_or(u16::MAX - 1));
+            out.put_u64(dir.0);
+            out.put_slice(name);
+        }
+        None => out.put_u16(NONE_NAME),
+    }
+}
+
+fn take_version(stored: &mut Bytes) -> Option<(Option<Seq>, Option<Named>)> {
+    let replaced = stored.try_get_u64().ok()?;
+    let replaced = (replaced != NONE_SEQ).then_some(Seq(replaced));
+    let len = stored.try_get_u16().ok()?;
+    if len == NONE_NAME {
+        return Some((replaced, None));
+    }
+    let dir = Ino(stored.try_get_u64().ok()?);
+    let len = usize::from(len);
+    (stored.len() >= len).then(|| (replaced, Some((dir, stored.split_to(len)))))
+}
+
+pub(super) fn encode_changes(changes: &ChangesOf) -> Bytes {
     let mut out = BytesMut::new();
-    for (key, replaced) in changes {
+    out.put_i64(changes.time.0);
+    for ChangedKey { key, replaced, name } in &changes.keys {
         // Keys are at most KEY_BYTES_MAX long.
         out.put_u16(u16::try_from(key.len()).unwrap_or(u16::MAX));
         out.put_slice(key);
-        out.put_u64(replaced.map_or(u64::MAX, |seq| seq.0));
+        put_version(&mut out, *replaced, name.as_ref());
     }
     out.freeze()
 }
 
-pub(super) fn decode_changes(mut stored: Bytes) -> Option<Vec<ChangedKey>> {
-    let mut changes = Vec::new();
+/// The time alone.
+pub(super) fn changes_time(mut stored: &[u8]) -> Option<Timestamp> {
+    stored.try_get_i64().ok().map(Timestamp)
+}
+
+pub(super) fn decode_changes(mut stored: Bytes) -> Option<ChangesOf> {
+    let time = Timestamp(stored.try_get_i64().ok()?);
+    let mut keys = Vec::new();
     while !stored.is_empty() {
         let len = usize::from(stored.try_get_u16().ok()?);
         if stored.len() < len {
             return None;
         }
         let key = stored.split_to(len);
-        let replaced = stored.try_get_u64().ok()?;
-        changes.push((key, (replaced != u64::MAX).then_some(Seq(replaced))));
+        let (replaced, name) = take_version(&mut stored)?;
+        keys.push(ChangedKey { key, replaced, name });
     }
-    Some(changes)
+    Some(ChangesOf { time, keys })
+}
+
+// KEPT: by snapshot, the keys that changed after it and before the next one (or before the oldest seq), each with the
+// version that the snapshot sees.
+
+pub(super) fn kept_key(group: VolumeId, snapshot: Seq, key: &[u8]) -> Bytes {
+    let mut rest = BytesMut::with_capacity(8 + key.len());
+    rest.put_u64(snapshot.0);
+    rest.put_slice(key);
+    group_key(group, &rest)
+}
+
+pub(super) fn kept_range(group: VolumeId, snapshot: Seq) -> KeyRange {
+    causeway_storage::kv::prefix_range(&kept_key(group, snapshot, b""))
+}
+
+/// A record's key from its key in `KEPT`.
+pub(super) fn kept_record_key(stored: &Bytes) -> Bytes {
+    stored.slice(16.min(stored.len())..)
+}
+
+pub(super) fn encode_kept_version(written: Option<Seq>, name: Option<&Named>) -> Bytes {
+    let mut out = BytesMut::new();
+    put_version(&mut out, written, name);
+    out.freeze()
+}
+
+pub(super) fn decode_kept_version(mut stored: Bytes) -> Option<(Option<Seq>, Option<Named>)> {
+    let version = take_version(&mut stored)?;
+    stored.is_empty().then_some(version)
+}
+
+/// A snapshot older than the oldest seq, whose state is whole here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) seq: Seq,
+    /// Whether `KEPT` lists every key that changed after it; not on a replica that got it with a Raft snapshot.
+    pub(super) listed: bool,
+    /// Whether it was deleted, and what it alone sees is being given up: its state is not whole any more.
+    pub(super) gone: bool,
+}
+
+fn kept_list_key(group: VolumeId) -> Bytes {
+    group_key(group, b"k")
+}
+
+/// The kept snapshots, by seq.
+pub(super) fn read_kept(kv: &dyn KvRead, group: VolumeId) -> Result<Vec<Kept>, StoreError> {
+    let sealed = kv.get(META, &kept_list_key(group)).map_err(|source| StoreError::Kv { group, source })?;
+    let Some(sealed) = sealed else { return Ok(Vec::new()) };
+    envelope::open_value(KEPT_KIND, &sealed)
+        .map_err(|error| StoreError::Damaged { group, reason: format!("its kept snapshots: {error}") })
+}
+
+pub(super) fn write_kept(batch: &mut Batch, group: VolumeId, kept: &[Kept]) -> Result<(), StoreError> {
+    if kept.is_empty() {
+        batch.delete(META, kept_list_key(group));
+        return Ok(());
+    }
+    let sealed = envelope::seal_value(KEPT_KIND, &kept);
+    let sealed = sealed.map_err(|error| StoreError::Damaged { group, reason: error.to_string() })?;
+    batch.put(META, kept_list_key(group), Bytes::from(sealed));
+    Ok(())
 }
 
 /// The seq in a key of `CHANGES`.
@@ -239,14 +366,26 @@ mod tests {
         }
 
         #[test]
-        fn changes_read_back(changes in proptest::collection::vec((key(), proptest::option::of(0..100_u64)), 0..8)) {
-            let changes: Vec<ChangedKey> = changes.into_iter().map(|(key, seq)| (key.into(), seq.map(Seq))).collect();
-            prop_assert_eq!(decode_changes(encode_changes(&changes)), Some(changes));
+        fn changes_read_back(changes in proptest::collection::vec((key(), proptest::option::of(0..100_u64), proptest::option::of((0..9_u64, key()))), 0..8)) {
+            let keys: Vec<ChangedKey> = changes.into_iter().map(|(key, seq, name)| ChangedKey {
+                key: key.into(),
+                replaced: seq.map(Seq),
+                name: name.map(|(dir, name)| (Ino(dir), name.into())),
+            }).collect();
+            for ChangedKey { replaced, name, .. } in &keys {
+                let stored = encode_kept_version(*replaced, name.as_ref());
+                prop_assert_eq!(decode_kept_version(stored), Some((*replaced, name.clone())));
+            }
+            let changes = ChangesOf { time: Timestamp(-7), keys };
+            let stored = encode_changes(&changes);
+            prop_assert_eq!(changes_time(&stored), Some(Timestamp(-7)));
+            prop_assert_eq!(decode_changes(stored), Some(changes));
         }
 
         #[test]
         fn noise_is_no_panic(noise in proptest::collection::vec(any::<u8>(), 0..40)) {
             let _ = decode_old_key(&noise);
+            let _ = decode_kept_version(Bytes::from(noise.clone()));
             let _ = decode_changes(Bytes::from(noise));
         }
     }

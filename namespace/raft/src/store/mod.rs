@@ -8,12 +8,16 @@
 //! [`StateStore::persist`] is called before the log gives up entries, and a crash before that applies them again.
 
 mod apply;
+mod between;
 mod changes;
 mod install;
+mod kept;
 mod layout;
 mod snapshot;
 mod view;
 
+#[cfg(test)]
+mod kept_test;
 #[cfg(test)]
 mod tests;
 
@@ -26,15 +30,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use causeway_base::{Seq, VolumeId};
+use causeway_base::{Seq, Timestamp, VolumeId};
 use causeway_namespace_core::digest::Digest;
 use causeway_namespace_core::records::ReadError;
 use causeway_storage::disk::Disk;
 use causeway_storage::kv::{Kv, KvError, KvRead, Space};
 
 pub use apply::{Entry, Payload};
+pub use between::{ChangedRecords, SeqChanges};
 pub use changes::{Changed, Changes};
-pub use layout::{Meta, Position};
+pub use layout::{Meta, Named, Position};
 pub use snapshot::{SnapshotBlocks, SnapshotFile, SnapshotHeader, SnapshotReceiver};
 pub use view::StateView;
 use view::ViewState;
@@ -45,11 +50,13 @@ pub const CURRENT: Space = Space("state");
 pub const OLD: Space = Space("state-old");
 /// What each seq changed: group, seq → keys.
 pub const CHANGES: Space = Space("state-changes");
+/// What is kept for snapshots: group, seq of the snapshot, key → seq of the version that it sees.
+pub const KEPT: Space = Space("state-kept");
 /// What a group has applied.
 pub const META: Space = Space("state-meta");
 
 /// The spaces that a store must have to hold states.
-pub const STATE_SPACES: &[Space] = &[CURRENT, OLD, CHANGES, META];
+pub const STATE_SPACES: &[Space] = &[CURRENT, OLD, CHANGES, KEPT, META];
 
 /// Why the state store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +132,14 @@ pub enum ViewError {
         wanted: Seq,
         /// The oldest that can be had.
         oldest: Seq,
+    },
+    /// Nothing that old is kept.
+    #[error("states of that time are not kept any more; the oldest is seq {oldest}, of {since}")]
+    TooEarly {
+        /// The oldest that can be had.
+        oldest: Seq,
+        /// From when it is.
+        since: Timestamp,
     },
     /// It is not applied here yet.
     #[error("seq {wanted} is not applied here yet, the newest is {applied}")]

@@ -3,6 +3,7 @@
 //! The page is `docs/formats/state.md`.
 
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,17 +11,21 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use causeway_base::envelope::{self, Kind};
-use causeway_base::{Seq, VolumeId};
+use causeway_base::{Seq, Timestamp, VolumeId};
 use causeway_namespace_core::digest::Digest;
 use causeway_namespace_core::encode::RECORD_BYTES_MAX;
+use causeway_namespace_core::manage::SNAPSHOTS_MAX;
+use causeway_namespace_core::query;
+use causeway_namespace_core::records::ReadError;
 use causeway_storage::disk::{Disk, DiskFile, Open};
 use causeway_storage::kv::KEY_BYTES_MAX;
 
-use super::layout::Position;
-use super::{GroupStore, StateView, StoreError};
+use super::layout::{Position, decode_old_key, group_range, group_start, read_kept, unstamped};
+use super::{GroupStore, OLD, StateView, StoreError, chain};
 
 const HEADER_KIND: Kind = Kind { magic: *b"CWSH", version: 1, payload_bytes_max: 1 << 20 };
 const RECORDS_KIND: Kind = Kind { magic: *b"CWSR", version: 1, payload_bytes_max: 2 << 20 };
+const VERSIONS_KIND: Kind = Kind { magic: *b"CWSO", version: 1, payload_bytes_max: 2 << 20 };
 const END_KIND: Kind = Kind { magic: *b"CWSE", version: 1, payload_bytes_max: 1024 };
 /// A block is ended when it has this many bytes.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -40,12 +45,18 @@ pub struct SnapshotHeader {
     pub digest: Digest,
     /// Number of records, if it was known beforehand.
     pub records: Option<u64>,
+    /// The latest time that an applied command carried.
+    pub time: Timestamp,
+    /// Seqs of the named snapshots whose versions come with it, ascending.
+    pub kept: Vec<Seq>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct End {
+pub(super) struct End {
     records: u64,
     digest: Digest,
+    /// Old versions.
+    versions: u64,
 }
 
 /// One decoded block.
@@ -53,20 +64,67 @@ struct End {
 pub(super) enum Block {
     Header(SnapshotHeader),
     Records(Bytes),
-    End(u64, Digest),
+    Versions(Bytes),
+    End(End),
 }
 
 /// A record of a snapshot.
 pub(super) type Stamped = (Bytes, Seq, Bytes);
 
-/// The blocks of the snapshot of a view, in order: header, records, end. Reads as it goes; blocks the thread.
+/// A replaced record that a named snapshot sees: key, seq written, seq replaced, value.
+pub(super) type OldVersion = (Bytes, Seq, Seq, Bytes);
+
+/// The blocks of the snapshot of a view, in order: header, records, old versions that named snapshots see, end. Reads as it goes; blocks the thread.
 #[derive(Debug)]
 pub struct SnapshotBlocks {
     header: Option<SnapshotHeader>,
     source: Source,
     records: u64,
     digest: Digest,
+    old: Option<OldVersions>,
+    versions: u64,
     ended: bool,
+}
+
+/// What named snapshots see, read from a view's snapshot of the store.
+#[derive(Debug)]
+struct OldVersions {
+    view: StateView,
+    /// Ascending.
+    kept: Vec<Seq>,
+    from: Bytes,
+    ahead: VecDeque<OldVersion>,
+    at_end: bool,
+}
+
+impl OldVersions {
+    fn next(&mut self) -> Result<Option<OldVersion>, StoreError> {
+        while self.ahead.is_empty() && !self.at_end {
+            let group = self.view.group();
+            let damaged = || StoreError::Damaged { group, reason: "an old version does not decode".to_owned() };
+            let (_, end) = group_range(group);
+            let range = (Bound::Excluded(self.from.clone()), end);
+            let mut read = 0;
+            for entry in self.view.kv().scan(OLD, range, false).take(READ) {
+                let (stored_key, stored) = entry.map_err(|source| StoreError::Kv { group, source })?;
+                read += 1;
+                let (key, written) = decode_old_key(&stored_key).ok_or_else(damaged)?;
+                let (replaced, value) = unstamped(stored).ok_or_else(damaged)?;
+                if is_seen(&self.kept, written, replaced).is_some() {
+                    self.ahead.push_back((key, written, replaced, value));
+                }
+                self.from = stored_key;
+            }
+            self.at_end = read < READ;
+        }
+        Ok(self.ahead.pop_front())
+    }
+}
+
+/// The newest of the snapshots (ascending) that see a version.
+pub(super) fn is_seen(kept: &[Seq], written: Seq, replaced: Seq) -> Option<Seq> {
+    let below = kept.partition_point(|seq| *seq < replaced);
+    kept[..below].last().copied().filter(|seq| written <= *seq)
 }
 
 /// Where the records come from.
@@ -108,19 +166,38 @@ impl Source {
 
 impl SnapshotBlocks {
     /// Of a view at its newest seq; `None` if nothing is applied yet.
-    #[must_use]
-    pub fn of(view: &StateView) -> Option<Self> {
+    ///
+    /// # Errors
+    /// The names of its snapshots cannot be read.
+    pub fn of(view: &StateView) -> Result<Option<Self>, ReadError> {
         let meta = view.meta();
+        let Some(applied) = meta.applied else { return Ok(None) };
+        let view = view.newest_of();
+        // One that is neither is not here: the cluster was restored without it.
+        let whole = read_kept(view.kv(), view.group()).map_err(|error| ReadError::Store(chain(&error)))?;
+        let is_whole = |seq: &Seq| *seq >= meta.oldest || whole.iter().any(|kept| kept.seq == *seq && !kept.gone);
+        let mut kept: Vec<Seq> = query::snapshots(&view)?.into_iter().map(|(_, snapshot)| snapshot.seq).collect();
+        kept.retain(is_whole);
+        kept.sort_unstable();
+        kept.dedup();
         let header = SnapshotHeader {
             group: view.group(),
-            applied: meta.applied?,
+            applied,
             membership: meta.membership.clone(),
             digest: meta.digest,
             records: Some(meta.records),
+            time: meta.time,
+            kept: kept.clone(),
         };
-        let view = view.at(meta.seq()).ok()?;
+        let old = (!kept.is_empty()).then(|| OldVersions {
+            view: view.clone(),
+            kept,
+            from: group_start(view.group()),
+            ahead: VecDeque::new(),
+            at_end: false,
+        });
         let source = Source::View { view, from: Bytes::new(), ahead: VecDeque::new(), at_end: false };
-        Some(Self::new(header, source))
+        Ok(Some(Self { old, ..Self::new(header, source) }))
     }
 
     /// Of records given in key order.
@@ -132,7 +209,8 @@ impl SnapshotBlocks {
     }
 
     fn new(header: SnapshotHeader, source: Source) -> Self {
-        Self { header: Some(header), source, records: 0, digest: Digest::default(), ended: false }
+        let digest = Digest::default();
+        Self { header: Some(header), source, records: 0, digest, old: None, versions: 0, ended: false }
     }
 
     fn block(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
@@ -147,20 +225,40 @@ impl SnapshotBlocks {
             let Some((key, seq, value)) = self.source.next()? else { break };
             self.digest.add(&key, &value);
             self.records += 1;
-            // Bounded by KEY_BYTES_MAX and RECORD_BYTES_MAX.
-            body.put_u16_le(u16::try_from(key.len()).unwrap_or(u16::MAX));
-            body.put_u32_le(u32::try_from(value.len()).unwrap_or(u32::MAX));
-            body.put_u64_le(seq.0);
-            body.put_slice(&key);
-            body.put_slice(&value);
+            put_record(&mut body, &key, seq, &value);
         }
         if !body.is_empty() {
             return seal(VolumeId::ROOT, envelope::seal(RECORDS_KIND, &body)).map(Some);
         }
+        if let Some(body) = self.versions()? {
+            return seal(VolumeId::ROOT, envelope::seal(VERSIONS_KIND, &body)).map(Some);
+        }
         self.ended = true;
-        let end = End { records: self.records, digest: self.digest };
+        let end = End { records: self.records, digest: self.digest, versions: self.versions };
         seal(VolumeId::ROOT, envelope::seal_value(END_KIND, &end)).map(Some)
     }
+
+    /// The body of the next block of old versions.
+    fn versions(&mut self) -> Result<Option<BytesMut>, StoreError> {
+        let Some(old) = &mut self.old else { return Ok(None) };
+        let mut body = BytesMut::new();
+        while body.len() < BLOCK_BYTES {
+            let Some((key, written, replaced, value)) = old.next()? else { break };
+            self.versions += 1;
+            put_record(&mut body, &key, written, &value);
+            body.put_u64_le(replaced.0);
+        }
+        Ok((!body.is_empty()).then_some(body))
+    }
+}
+
+fn put_record(body: &mut BytesMut, key: &[u8], seq: Seq, value: &[u8]) {
+    // Bounded by KEY_BYTES_MAX and RECORD_BYTES_MAX.
+    body.put_u16_le(u16::try_from(key.len()).unwrap_or(u16::MAX));
+    body.put_u32_le(u32::try_from(value.len()).unwrap_or(u32::MAX));
+    body.put_u64_le(seq.0);
+    body.put_slice(key);
+    body.put_slice(value);
 }
 
 fn seal(group: VolumeId, sealed: Result<Vec<u8>, envelope::EnvelopeError>) -> Result<Vec<u8>, StoreError> {
@@ -186,9 +284,10 @@ pub(super) fn decode_block(block: &[u8]) -> Result<Block, String> {
         Some(b"CWSR") => {
             envelope::open(RECORDS_KIND, block).map(|body| Block::Records(Bytes::copy_from_slice(body))).map_err(text)
         }
-        Some(b"CWSE") => {
-            envelope::open_value(END_KIND, block).map(|end: End| Block::End(end.records, end.digest)).map_err(text)
+        Some(b"CWSO") => {
+            envelope::open(VERSIONS_KIND, block).map(|body| Block::Versions(Bytes::copy_from_slice(body))).map_err(text)
         }
+        Some(b"CWSE") => envelope::open_value(END_KIND, block).map(Block::End).map_err(text),
         _ => Err("not a block of a snapshot".to_owned()),
     }
 }
@@ -212,6 +311,20 @@ pub(super) fn next_record(body: &mut Bytes) -> Result<Stamped, String> {
     Ok((key, seq, body.split_to(value)))
 }
 
+/// Cuts the first old version off the body of a block.
+pub(super) fn next_version(body: &mut Bytes) -> Result<OldVersion, String> {
+    let (key, written, value) = next_record(body)?;
+    let replaced = body.try_get_u64_le().map_err(|_| "an old version is cut".to_owned())?;
+    Ok((key, written, Seq(replaced), value))
+}
+
+/// What a checked block holds.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    pub(super) records: Vec<Stamped>,
+    pub(super) versions: Vec<OldVersion>,
+}
+
 /// Checks blocks one by one: their order, the order of the keys, number and digest of the records.
 #[derive(Debug, Default)]
 pub(super) struct Checker {
@@ -219,22 +332,39 @@ pub(super) struct Checker {
     last_key: Option<Bytes>,
     pub(super) records: u64,
     digest: Digest,
+    versions: u64,
     pub(super) complete: bool,
 }
 
 impl Checker {
-    /// The block's records.
-    pub(super) fn check(&mut self, block: &[u8]) -> Result<Vec<Stamped>, String> {
+    /// The block's records and versions.
+    pub(super) fn check(&mut self, block: &[u8]) -> Result<Checked, String> {
         if self.complete {
             return Err("a block behind the end".to_owned());
         }
         let block = decode_block(block)?;
         match (&self.header, block) {
             (None, Block::Header(header)) => {
+                let ascending = header.kept.is_sorted_by(|a, b| a < b);
+                if header.kept.len() as u64 > SNAPSHOTS_MAX || !ascending {
+                    return Err("its list of snapshots".to_owned());
+                }
                 self.header = Some(header);
-                Ok(Vec::new())
+                Ok(Checked::default())
             }
-            (Some(_), Block::Records(mut body)) => {
+            (Some(header), Block::Versions(mut body)) => {
+                let mut versions = Vec::new();
+                while !body.is_empty() {
+                    let version = next_version(&mut body)?;
+                    if is_seen(&header.kept, version.1, version.2).is_none() {
+                        return Err("an old version that no snapshot sees".to_owned());
+                    }
+                    self.versions += 1;
+                    versions.push(version);
+                }
+                Ok(Checked { records: Vec::new(), versions })
+            }
+            (Some(_), Block::Records(mut body)) if self.versions == 0 => {
                 let mut records = Vec::new();
                 while !body.is_empty() {
                     let record = next_record(&mut body)?;
@@ -246,10 +376,10 @@ impl Checker {
                     self.last_key = Some(record.0.clone());
                     records.push(record);
                 }
-                Ok(records)
+                Ok(Checked { records, versions: Vec::new() })
             }
-            (Some(header), Block::End(records, digest)) => {
-                let sent = (records, digest) == (self.records, self.digest);
+            (Some(header), Block::End(end)) => {
+                let sent = (end.records, end.digest, end.versions) == (self.records, self.digest, self.versions);
                 let announced =
                     header.records.is_none_or(|count| count == self.records) && header.digest == self.digest;
                 if !sent || !announced {
@@ -259,7 +389,7 @@ impl Checker {
                     ));
                 }
                 self.complete = true;
-                Ok(Vec::new())
+                Ok(Checked::default())
             }
             _ => Err("blocks are out of order".to_owned()),
         }

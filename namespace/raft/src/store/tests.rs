@@ -148,7 +148,7 @@ proptest! {
         apply(&from, &commands, 4);
         apply(&to, &commands[..1], 1);
         let before = all(&to.view().unwrap());
-        let blocks: Vec<Bytes> = SnapshotBlocks::of(&from.view().unwrap()).unwrap().map(Result::unwrap).collect();
+        let blocks: Vec<Bytes> = SnapshotBlocks::of(&from.view().unwrap()).unwrap().unwrap().map(Result::unwrap).collect();
 
         let mut damaged: Vec<Vec<u8>> = blocks.iter().map(|block| block.to_vec()).collect();
         let block = at.index(damaged.len());
@@ -202,7 +202,7 @@ fn an_interrupted_installation_is_finished_or_never_was() {
         disk.cut_power_at(cut);
         let installed = (|| -> Result<(), StoreError> {
             let mut receiver = group.receive_snapshot()?;
-            for block in SnapshotBlocks::of(&source.view()?).unwrap() {
+            for block in SnapshotBlocks::of(&source.view()?).unwrap().unwrap() {
                 receiver.push(&block?)?;
             }
             group.install(&receiver.finish()?)
@@ -228,7 +228,7 @@ fn a_full_disk_while_receiving_leaves_the_state_alone() {
     apply(&group, &many(), 4);
     disk.inject(Fault::next(&[Operation::Write]));
     let mut receiver = group.receive_snapshot().unwrap();
-    let block = SnapshotBlocks::of(&group.view().unwrap()).unwrap().next().unwrap().unwrap();
+    let block = SnapshotBlocks::of(&group.view().unwrap()).unwrap().unwrap().next().unwrap().unwrap();
     assert!(matches!(receiver.push(&block), Err(StoreError::Io { .. })));
     drop(receiver);
     // The name is free again.

@@ -51,6 +51,11 @@ impl StateView {
         Self { seq: state.meta.seq(), state }
     }
 
+    /// The same snapshot of the store, at its newest seq.
+    pub(super) fn newest_of(&self) -> Self {
+        Self::newest(Arc::clone(&self.state))
+    }
+
     /// Which group.
     #[must_use]
     pub fn group(&self) -> VolumeId {
@@ -75,18 +80,12 @@ impl StateView {
         &self.state.meta
     }
 
-    /// The same snapshot of the store, at an earlier seq.
+    /// The same snapshot of the store, at an earlier seq: one from the oldest on, or that of a snapshot.
     ///
     /// # Errors
     /// [`ViewError::TooOld`], [`ViewError::NotYet`].
     pub fn at(&self, seq: Seq) -> Result<Self, ViewError> {
-        let (oldest, applied) = (self.state.meta.oldest, self.state.meta.seq());
-        if seq < oldest {
-            return Err(ViewError::TooOld { wanted: seq, oldest });
-        }
-        if seq > applied {
-            return Err(ViewError::NotYet { wanted: seq, applied });
-        }
+        self.check_kept(seq)?;
         Ok(Self { state: Arc::clone(&self.state), seq })
     }
 
