@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use causeway_base::{NodeId, RetryClass, Seq, VolumeId};
+use causeway_base::{NodeId, RetryClass, Seq, Timestamp, VolumeId};
 use causeway_namespace_core::records::ReadError;
 use causeway_namespace_core::root::RootRefusal;
 
@@ -57,6 +57,37 @@ pub enum Error {
         /// Reached.
         applied: Seq,
     },
+    /// A state that is not kept any more at this node: its retention has passed, or it was installed later. Nothing was
+    /// skipped to hide it.
+    #[error("volume {group}: seq {wanted} is not kept any more at this node, the oldest is {oldest}")]
+    TooOld {
+        /// Which volume.
+        group: VolumeId,
+        /// Asked for.
+        wanted: Seq,
+        /// The oldest from which on every state is kept.
+        oldest: Seq,
+    },
+    /// A time of which no state is kept any more at this node.
+    #[error(
+        "volume {group}: no state of that time is kept any more at this node; the oldest is seq {oldest}, of {since}"
+    )]
+    TooEarly {
+        /// Which volume.
+        group: VolumeId,
+        /// The oldest state.
+        oldest: Seq,
+        /// From when it is.
+        since: Timestamp,
+    },
+    /// Too much differs to be told; nothing was.
+    #[error("volume {group}: more than {max} records changed; compare less, or walk both states")]
+    TooMuch {
+        /// Which volume.
+        group: VolumeId,
+        /// The most.
+        max: usize,
+    },
     /// The group stopped on this node: its disk or its state failed.
     #[error("group {group} is stopped on this node: {reason}")]
     Stopped {
@@ -87,6 +118,7 @@ impl Error {
     #[must_use]
     pub const fn retry_class(&self) -> RetryClass {
         match self {
+            Self::TooOld { .. } | Self::TooEarly { .. } | Self::TooMuch { .. } => RetryClass::Refused,
             Self::NoVolume(_) | Self::Invalid(_) | Self::Root(_) | Self::Content(ContentError::Invalid(_)) => {
                 RetryClass::Refused
             }
@@ -115,6 +147,8 @@ impl Error {
             Self::Overloaded(_) => "overloaded",
             Self::Full(_) => "disk-full",
             Self::Behind { .. } => "behind",
+            Self::TooOld { .. } | Self::TooEarly { .. } => "too-old",
+            Self::TooMuch { .. } => "too-much",
             Self::Stopped { .. } => "stopped",
             Self::Invalid(_) => "invalid",
             Self::Content(ContentError::Missing { .. }) => "content-missing",

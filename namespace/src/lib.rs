@@ -13,6 +13,7 @@ mod content;
 mod entry;
 mod error;
 mod incarnation;
+pub mod manage;
 mod metered;
 mod node;
 mod peers;

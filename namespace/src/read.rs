@@ -24,9 +24,17 @@ pub struct Freshness {
     /// The reply must not be older than this seq, whatever the kind: the seq of one's last write reads one's own writes
     /// at any node. Zero demands nothing.
     pub seq_min: Seq,
+    /// Read the state at this seq, whatever the kind: it never changes, so no leader is asked. `None`: the newest.
+    pub at: Option<Seq>,
 }
 
 impl Freshness {
+    /// The state at one seq.
+    #[must_use]
+    pub fn at(seq: Seq) -> Self {
+        Self { consistency: Consistency::Local, seq_min: seq, at: Some(seq) }
+    }
+
     /// The same, but never older than `seq`.
     #[must_use]
     pub fn after(self, seq: Seq) -> Self {
@@ -36,7 +44,7 @@ impl Freshness {
 
 impl From<Consistency> for Freshness {
     fn from(consistency: Consistency) -> Self {
-        Self { consistency, seq_min: Seq::ZERO }
+        Self { consistency, seq_min: Seq::ZERO, at: None }
     }
 }
 

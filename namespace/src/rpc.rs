@@ -85,12 +85,16 @@ impl From<Error> for Status {
             Error::Content(_) | Error::Root(_) => Code::FailedPrecondition,
             Error::Overloaded(_) | Error::Full(_) => Code::ResourceExhausted,
             Error::Unknown { .. } => Code::Unknown,
+            Error::TooOld { .. } | Error::TooEarly { .. } | Error::TooMuch { .. } => Code::OutOfRange,
             Error::Read(_) => Code::DataLoss,
             _ => Code::Unavailable,
         };
         let mut status = failure(code, error.retry_class(), error.reason(), chain(&error));
         if let Error::Content(ContentError::Missing { chunks }) = &error {
             put(status.metadata_mut(), metadata::MISSING, &chunks.to_string());
+        }
+        if let Error::TooOld { oldest, .. } | Error::TooEarly { oldest, .. } = &error {
+            put(status.metadata_mut(), metadata::OLDEST, &oldest.0.to_string());
         }
         status
     }

@@ -38,6 +38,8 @@ pub mod metadata {
     pub const REASON: &str = "causeway-reason";
     /// In the trailers of `content-missing`: how many chunks are missing, decimal.
     pub const MISSING: &str = "causeway-missing";
+    /// In the trailers of `too-old`: the oldest seq that can be had, decimal.
+    pub const OLDEST: &str = "causeway-oldest";
     /// In the trailers of a failed call that another node can serve better: that node's id, decimal.
     pub const LEADER: &str = "causeway-leader";
 }

@@ -6,7 +6,12 @@
 use std::fs;
 use std::path::Path;
 
-const FILES: [&str; 3] = ["causeway/v1/namespace.proto", "causeway/v1/admin.proto", "causeway/peer/v1/peer.proto"];
+const FILES: [&str; 4] = [
+    "causeway/v1/namespace.proto",
+    "causeway/v1/admin.proto",
+    "causeway/v1/manage.proto",
+    "causeway/peer/v1/peer.proto",
+];
 const PACKAGES: [&str; 2] = ["causeway.v1.rs", "causeway.peer.v1.rs"];
 
 #[test]

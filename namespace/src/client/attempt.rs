@@ -86,7 +86,8 @@ impl NamespaceClient {
         let others = self.shared.nodes.len();
         // Nodes may differ in what they refuse only by whom they trust; one round settles it.
         let mut over = match failure.class {
-            RetryClass::Refused if failure.reason.is_empty() => {
+            // Or by how much of the past they keep.
+            RetryClass::Refused if failure.reason.is_empty() || failure.oldest.is_some() => {
                 call.refused_by += 1;
                 call.refused_by >= others
             }

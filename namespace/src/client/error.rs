@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use causeway_base::RetryClass;
+use causeway_base::{RetryClass, Seq};
 use causeway_namespace_core::command::Refusal;
 use causeway_proto::metadata;
 use tonic::Status;
@@ -42,6 +42,17 @@ pub enum ClientError {
         node: String,
         /// How many are missing.
         missing: u64,
+    },
+    /// The state or the place in the feed is not kept any more, at any node that was asked: whoever follows the feed must
+    /// start anew from a whole state at `oldest` or later.
+    #[error("{what}: {message}")]
+    FellOff {
+        /// What was asked.
+        what: String,
+        /// The oldest seq that can be had at the node asked last.
+        oldest: Seq,
+        /// What it said.
+        message: String,
     },
     /// No node could do it in time; it surely did not happen.
     #[error("{what}: nothing was done within {:.1} s; last, {node}: {message}", waited.as_secs_f64())]
@@ -119,6 +130,7 @@ impl ClientError {
     pub const fn retry_class(&self) -> RetryClass {
         match self {
             Self::Refused { .. }
+            | Self::FellOff { .. }
             | Self::Rejected { .. }
             | Self::CrossVolume { .. }
             | Self::NoVolume { .. }
@@ -148,6 +160,7 @@ pub(super) struct Failure {
     pub(super) reason: String,
     pub(super) message: String,
     pub(super) missing: Option<u64>,
+    pub(super) oldest: Option<u64>,
 }
 
 impl Failure {
@@ -159,23 +172,27 @@ impl Failure {
             reason: rpc::text(map, metadata::REASON),
             message: rpc::message_of(status),
             missing: rpc::text(map, metadata::MISSING).parse().ok(),
+            oldest: rpc::text(map, metadata::OLDEST).parse().ok(),
         }
     }
 
     /// One that surely had no effect.
     pub(super) fn transient(node: &str, message: &str) -> Self {
         let (node, message) = (node.to_owned(), message.to_owned());
-        Self { class: RetryClass::Transient, node, reason: String::new(), message, missing: None }
+        Self { class: RetryClass::Transient, node, reason: String::new(), message, missing: None, oldest: None }
     }
 
     /// The error that ends the call: `waited` is how long it was tried, `unknown` whether an earlier attempt may have
     /// had its effect.
     pub(super) fn end(self, what: &str, waited: Duration, unknown: bool) -> ClientError {
-        let Self { class, node, reason, message, missing } = self;
+        let Self { class, node, reason, message, missing, oldest } = self;
         let what = what.to_owned();
         match (class, missing) {
             (RetryClass::Damaged, _) => ClientError::Damaged { what, node, message },
             (_, _) if unknown || class == RetryClass::Unknown => ClientError::Unknown { what, node, message, waited },
+            (RetryClass::Refused, None) if oldest.is_some() => {
+                ClientError::FellOff { what, oldest: Seq(oldest.unwrap_or(0)), message }
+            }
             (_, Some(missing)) => ClientError::ContentMissing { what, node, missing },
             (RetryClass::Refused, None) => ClientError::Rejected { what, node, reason, message },
             (_, None) => ClientError::Unavailable { what, node, message, waited },

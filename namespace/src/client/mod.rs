@@ -22,6 +22,8 @@
 mod admin;
 mod attempt;
 mod error;
+mod feed;
+mod manage;
 mod mutate;
 mod reads;
 mod sessions;
@@ -40,9 +42,12 @@ use rand::rngs::StdRng;
 use tonic::transport::Channel;
 
 use causeway_proto::v1::admin_client::AdminClient as AdminStub;
+use causeway_proto::v1::manage_client::ManageClient as ManageStub;
 use causeway_proto::v1::namespace_client::NamespaceClient as NamespaceStub;
 
 pub use error::ClientError;
+pub use feed::Feed;
+pub use manage::Diff;
 pub use mutate::Numbered;
 pub use reads::ListPage;
 pub use walk::{Walk, WalkBatch};
@@ -105,6 +110,10 @@ struct Node {
 impl Node {
     fn namespace(&self) -> NamespaceStub<Channel> {
         NamespaceStub::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn manage(&self) -> ManageStub<Channel> {
+        ManageStub::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     fn admin(&self) -> AdminStub<Channel> {

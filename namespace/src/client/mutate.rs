@@ -2,6 +2,7 @@
 
 use causeway_base::{Ino, Seq, VolumeId};
 use causeway_namespace_core::command::{At, Op, OpDone, Refusal, SessionId};
+use causeway_namespace_core::manage::ManageOp;
 use causeway_proto::v1;
 
 use super::attempt::{Call, bad_answer, shown};
@@ -44,15 +45,60 @@ impl NamespaceClient {
     ///
     /// Cancel safety: dropping it leaves the outcome unknown.
     pub async fn mutate(&self, volume: VolumeId, ops: Vec<Op>) -> Result<Mutated, ClientError> {
+        let call = self.call(format!("{} in {volume}", told(&ops)));
+        self.perform(volume, Work::Batch(wire::all_into(ops)), call).await
+    }
+
+    /// Applies one operation on the volume as a whole, at most once, and waits until it is committed.
+    ///
+    /// # Errors
+    /// As [`NamespaceClient::mutate`]. Cancel safety: as there.
+    pub async fn manage(&self, volume: VolumeId, op: ManageOp) -> Result<Mutated, ClientError> {
+        let call = self.call(format!("{} in {volume}", told_manage(&op)));
+        self.perform(volume, Work::Manage(op.into_wire()), call).await
+    }
+
+    /// Applies a batch at most once for an id that the caller chose, of random bits: after an unknown outcome the same id,
+    /// from whatever process and through whatever node, is answered with what became of it. `print` tells this batch from
+    /// another under the same id, which is refused. The volume remembers the newest 16,384 ids and sessions.
+    ///
+    /// # Errors
+    /// As [`NamespaceClient::mutate`]. Cancel safety: as there.
+    pub async fn mutate_as(
+        &self,
+        volume: VolumeId,
+        id: u128,
+        print: u128,
+        ops: Vec<Op>,
+    ) -> Result<Mutated, ClientError> {
         let mut call = self.call(format!("{} in {volume}", told(&ops)));
+        let message = v1::OnceRequest {
+            volume: volume.0,
+            id: wire::id_bytes(id),
+            print: wire::id_bytes(print),
+            ops: wire::all_into(ops),
+        };
+        loop {
+            let (node, limit) = self.next(&call);
+            match node.manage().once(self.request(message.clone(), limit)).await {
+                Ok(response) => {
+                    call.succeeded(self);
+                    let answer = answer(response.into_inner()).map_err(|error| bad_answer(&call.what, &error))?;
+                    return settled(answer, &node, &mut call);
+                }
+                Err(status) => self.failed(&mut call, Failure::of(&status, &node.address)).await?,
+            }
+        }
+    }
+
+    async fn perform(&self, volume: VolumeId, work: Work, mut call: Call) -> Result<Mutated, ClientError> {
         let session = self.session(volume);
         let Some(ticket) = session.ticket().await else {
             return Err(ClientError::Config("the client is shut down".to_owned()));
         };
-        let ops = wire::all_into(ops);
         loop {
             let id = self.session_id(volume, &session, &mut call).await?;
-            match self.in_session(volume, id, &ticket, &ops, &mut call).await? {
+            match self.in_session(volume, id, &ticket, &work, &mut call).await? {
                 Some(done) => return Ok(done),
                 // Nothing was applied under the forgotten session: another may take the same number.
                 None => forget(&session, id).await,
@@ -137,19 +183,24 @@ impl NamespaceClient {
         volume: VolumeId,
         session: SessionId,
         ticket: &Ticket,
-        ops: &[v1::Op],
+        work: &Work,
         call: &mut Call,
     ) -> Result<Option<Mutated>, ClientError> {
         loop {
             let (node, limit) = self.next(call);
-            let message = v1::MutateRequest {
-                volume: volume.0,
-                session: session.0,
-                number: ticket.number,
-                acked_below: ticket.acked_below(),
-                ops: ops.to_vec(),
+            let (volume, session, number) = (volume.0, session.0, ticket.number);
+            let acked_below = ticket.acked_below();
+            let sent = match work.clone() {
+                Work::Batch(ops) => {
+                    let message = v1::MutateRequest { volume, session, number, acked_below, ops };
+                    self.send(&node, message, limit, call).await?
+                }
+                Work::Manage(op) => {
+                    let message = v1::ApplyRequest { volume, session, number, acked_below, op: Some(op) };
+                    received(node.manage().apply(self.request(message, limit)).await, &node, call)?
+                }
             };
-            match self.send(&node, message, limit, call).await? {
+            match sent {
                 Ok(Answer::SessionUnknown) if !call.unknown => return Ok(None),
                 Ok(Answer::WindowExceeded) => {
                     let failure = Failure::transient(&node.address, "too many batches of the session wait");
@@ -173,10 +224,26 @@ impl NamespaceClient {
         call: &Call,
     ) -> Result<Result<Answer, Failure>, ClientError> {
         let request = self.request(message, limit);
-        match node.namespace().mutate(request).await {
-            Ok(response) => answer(response.into_inner()).map(Ok).map_err(|error| bad_answer(&call.what, &error)),
-            Err(status) => Ok(Err(Failure::of(&status, &node.address))),
-        }
+        received(node.namespace().mutate(request).await, node, call)
+    }
+}
+
+/// What is to be done in a session.
+#[derive(Clone, Debug)]
+enum Work {
+    Batch(Vec<v1::Op>),
+    Manage(v1::ManageOp),
+}
+
+/// What came of an attempt. The outer error is an answer that does not decode.
+fn received(
+    response: Result<tonic::Response<v1::MutateResponse>, tonic::Status>,
+    node: &Node,
+    call: &Call,
+) -> Result<Result<Answer, Failure>, ClientError> {
+    match response {
+        Ok(response) => answer(response.into_inner()).map(Ok).map_err(|error| bad_answer(&call.what, &error)),
+        Err(status) => Ok(Err(Failure::of(&status, &node.address))),
     }
 }
 
@@ -225,6 +292,20 @@ fn settled(answer: Answer, node: &Node, call: &mut Call) -> Result<Mutated, Clie
     })
 }
 
+/// An operation on a volume for people.
+fn told_manage(op: &ManageOp) -> String {
+    match op {
+        ManageOp::CreateSnapshot { name } => format!("create snapshot {}", shown(name)),
+        ManageOp::DeleteSnapshot { name } => format!("delete snapshot {}", shown(name)),
+        ManageOp::SetQuota { at, .. } => format!("set the quota of {}", shown(&at.path)),
+        ManageOp::SetOwnerQuota { uid, .. } => format!("set the quota of user {uid}"),
+        ManageOp::SetRetention { .. } => "set the retention".to_owned(),
+        ManageOp::AcquireLock { at, .. } => format!("lock {}", shown(&at.path)),
+        ManageOp::RenewLock { at, .. } => format!("renew the lock of {}", shown(&at.path)),
+        ManageOp::ReleaseLock { at, .. } => format!("unlock {}", shown(&at.path)),
+    }
+}
+
 /// A batch for people.
 fn told(ops: &[Op]) -> String {
     let first = ops.first().map(|op| match op {
@@ -237,6 +318,7 @@ fn told(ops: &[Op]) -> String {
         Op::Rename { from, to, .. } => format!("rename {} to {}", shown(&from.path), shown(&to.path)),
         Op::SetAttr { at, .. } => format!("change attributes of {}", shown(&at.path)),
         Op::SetXattr { at, .. } => format!("change an extended attribute of {}", shown(&at.path)),
+        Op::Check { at, .. } => format!("check {}", shown(&at.path)),
     });
     match (first, ops.len()) {
         (Some(first), 1) => first,

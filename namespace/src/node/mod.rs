@@ -2,6 +2,7 @@
 
 pub(crate) mod forward;
 pub(crate) mod join;
+pub(crate) mod manage;
 mod mutate;
 mod reads;
 pub(crate) mod replica;
@@ -65,7 +66,8 @@ pub enum StartError {
 /// The namespace of a node. Owns every group of it and the gRPC server.
 ///
 /// Tasks: one serves gRPC; one joins the cluster and then follows the root group's tables, starting the volumes that have a
-/// replica here; one for each group runs its read rounds. All end with [`Namespace::shutdown`].
+/// replica here; one for each group runs its read rounds; one has
+/// ended locks collected. All end with [`Namespace::shutdown`].
 #[derive(Debug)]
 pub struct Namespace {
     pub(crate) config: NamespaceConfig,
@@ -126,6 +128,7 @@ impl Namespace {
         });
         service::serve(&namespace, listener, &parts.identity).map_err(StartError::Listen)?;
         namespace.tasks.spawn(join::run(namespace.clone(), parts, incarnation));
+        namespace.tasks.spawn(namespace.clone().expire_locks());
         Ok(namespace)
     }
 

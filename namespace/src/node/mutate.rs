@@ -49,9 +49,22 @@ impl Namespace {
         if ops.is_empty() || ops.len() > OPS_MAX {
             return Err(Error::Invalid(format!("a batch of {} operations, 1 to {OPS_MAX} are allowed", ops.len())));
         }
-        let manifests = self.contents(&volume, &mut ops)?;
+        self.check_contents(&volume, &mut ops, deadline).await?;
+        let body = RequestBody::Mutate { session, number, acked_below, ops };
+        self.propose(&volume, body, deadline.saturating_sub(started.elapsed())).await
+    }
+
+    /// Refuses a batch whose contents are not all durable here.
+    pub(super) async fn check_contents(
+        &self,
+        volume: &VolumeRecord,
+        ops: &mut [Op],
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        let started = Instant::now();
+        let manifests = self.contents(volume, ops)?;
         if !manifests.is_empty() {
-            let check = self.content.check(&volume, &manifests);
+            let check = self.content.check(volume, &manifests);
             let out_of_time = || Error::NoLeader {
                 group: volume.id,
                 waited: started.elapsed(),
@@ -59,8 +72,7 @@ impl Namespace {
             };
             tokio::time::timeout(deadline, check).await.map_err(|_| out_of_time())??;
         }
-        let body = RequestBody::Mutate { session, number, acked_below, ops };
-        self.propose(&volume, body, deadline.saturating_sub(started.elapsed())).await
+        Ok(())
     }
 
     /// Checks the contents of a batch against the volume's settings, names this site as their origin, and gives those in
@@ -90,7 +102,12 @@ impl Namespace {
         Ok(manifests)
     }
 
-    async fn propose(&self, volume: &VolumeRecord, body: RequestBody, deadline: Duration) -> Result<Proposed, Error> {
+    pub(super) async fn propose(
+        &self,
+        volume: &VolumeRecord,
+        body: RequestBody,
+        deadline: Duration,
+    ) -> Result<Proposed, Error> {
         let request = Request { at: self.clock.now(), body };
         self.forward.propose(volume.id, &volume.spec.voters, &request, deadline).await
     }

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use causeway_base::{NodeId, VolumeId};
+use causeway_base::{NodeId, Seq, VolumeId};
 use causeway_namespace_core::records::ReadError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::Error;
 use crate::node::forward::Forward;
 use crate::read::{Consistency, Freshness, ReadState};
+use causeway_namespace_raft::store::ViewError;
 use causeway_namespace_raft::{Group, StateView, WaitError};
 
 /// Reads that may wait for the next round; each costs some hundred bytes. More are told that there is too much to do.
@@ -76,7 +77,10 @@ impl Replica {
     /// A view that is as fresh as asked. Cancel safe.
     pub(crate) async fn view(&self, freshness: Freshness, deadline: Duration) -> Result<(StateView, ReadState), Error> {
         let started = Instant::now();
+        // What is applied here at a seq is what was committed there, for ever.
+        let past = freshness.at.is_some_and(|at| at <= self.group.applied());
         match freshness.consistency {
+            _ if past => {}
             Consistency::Linearizable => self.confirm(deadline).await?,
             Consistency::Bounded(age) => {
                 if self.age().is_none_or(|known| known > age) {
@@ -85,14 +89,19 @@ impl Replica {
             }
             Consistency::Local => self.refresh_soon(),
         }
-        if freshness.seq_min > self.group.applied() {
+        let seq_min = freshness.seq_min.max(freshness.at.unwrap_or(Seq::ZERO));
+        if seq_min > self.group.applied() {
             let left = deadline.saturating_sub(started.elapsed());
-            let waited = self.group.wait_applied(freshness.seq_min, left).await;
+            let waited = self.group.wait_applied(seq_min, left).await;
             waited.map_err(|error| wait_error(self.id(), error))?;
         }
         // Taken before the view, which can only be newer.
         let fresh = self.fresh.since();
         let view = self.group.view().map_err(|error| ReadError::Store(error.to_string()))?;
+        let view = match freshness.at {
+            Some(at) => view.at(at).map_err(|error| view_error(self.id(), error))?,
+            None => view,
+        };
         let state = ReadState { seq: view.seq(), age: fresh.map(|at| at.elapsed()), node: self.node };
         Ok((view, state))
     }
@@ -133,6 +142,16 @@ impl Replica {
             // Full: a round is about to come anyway.
             let _ = self.waiting.try_send(None);
         }
+    }
+}
+
+pub(crate) fn view_error(group: VolumeId, error: ViewError) -> Error {
+    match error {
+        ViewError::TooOld { wanted, oldest } => Error::TooOld { group, wanted, oldest },
+        ViewError::NotYet { wanted, applied } => Error::Behind { group, wanted, applied },
+        ViewError::TooEarly { oldest, since } => Error::TooEarly { group, oldest, since },
+        ViewError::Read(error) => Error::Read(error),
+        other => Error::Read(ReadError::Store(other.to_string())),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The gRPC services of a node.
 
 mod admin;
+mod changes;
 mod guard;
+mod manage;
 mod namespace;
 mod peer;
 mod walk;
@@ -11,6 +13,7 @@ use std::sync::Arc;
 use causeway_namespace_raft::link::MESSAGE_BYTES_MAX as RAFT_BYTES_MAX;
 use causeway_proto::peer::v1::peer_server::PeerServer;
 use causeway_proto::v1::admin_server::AdminServer;
+use causeway_proto::v1::manage_server::ManageServer;
 use causeway_proto::v1::namespace_server::NamespaceServer;
 use causeway_transport::grpc::{self, MESSAGE_BYTES_MAX};
 use causeway_transport::{ExpectPeer, IdentityStore};
@@ -41,6 +44,7 @@ pub(crate) fn serve(
     let raft_bytes = RAFT_BYTES_MAX + ENVELOPE_BYTES;
     let router = grpc::server()
         .add_service(NamespaceServer::new(service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(ManageServer::new(service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(AdminServer::new(service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(
             PeerServer::new(service).max_decoding_message_size(raft_bytes).max_encoding_message_size(raft_bytes),

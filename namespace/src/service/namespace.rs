@@ -101,7 +101,7 @@ impl namespace_server::Namespace for Service {
     }
 }
 
-fn mutated(proposed: Proposed) -> v1::MutateResponse {
+pub(super) fn mutated(proposed: Proposed) -> v1::MutateResponse {
     use v1::mutate_response::{Forgotten, Outcome as Theirs, SessionUnknown, WindowExceeded};
     let Proposed { seq: Seq(seq), outcome, .. } = proposed;
     let outcome = match outcome {

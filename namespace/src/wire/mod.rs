@@ -4,6 +4,7 @@
 //! What comes in is checked here: lengths, unset fields, unknown enum values. A message is bounded by the size limit of its
 //! connection before it gets here.
 
+mod manage;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -105,7 +106,7 @@ impl Wire for Freshness {
             Consistency::Bounded(age) => Some(Kind::BoundedAgeMillis(millis(age))),
             Consistency::Local => Some(Kind::Local(Local {})),
         };
-        v1::Consistency { kind, seq_min: self.seq_min.0 }
+        v1::Consistency { kind, seq_min: self.seq_min.0, at_seq: self.at.map_or(0, |seq| seq.0) }
     }
 
     fn from_wire(message: v1::Consistency) -> Result<Self, WireError> {
@@ -115,7 +116,8 @@ impl Wire for Freshness {
             Some(Kind::BoundedAgeMillis(age)) => Consistency::Bounded(Duration::from_millis(age)),
             Some(Kind::Local(_)) => Consistency::Local,
         };
-        Ok(Self { consistency, seq_min: Seq(message.seq_min) })
+        let at = (message.at_seq != 0).then_some(Seq(message.at_seq));
+        Ok(Self { consistency, seq_min: Seq(message.seq_min), at })
     }
 }
 

@@ -81,7 +81,8 @@ fn answers_survive() {
     survives(ReadState { seq: Seq(1), age: None, node: NodeId(1) });
     survives(ReadState { seq: Seq(1), age: Some(Duration::ZERO), node: NodeId(1) });
     for consistency in [Consistency::Linearizable, Consistency::Bounded(Duration::from_millis(5)), Consistency::Local] {
-        survives(Freshness { consistency, seq_min: Seq(4) });
+        survives(Freshness { consistency, seq_min: Seq(4), at: None });
+        survives(Freshness { consistency, seq_min: Seq(4), at: Some(Seq(3)) });
     }
 }
 

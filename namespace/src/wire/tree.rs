@@ -69,6 +69,9 @@ errnos! {
     QuotaExceeded = QuotaExceeded,
     CrossesQuota = CrossesQuota,
     Locked = Locked,
+    TreeQuotaExceeded = TreeQuotaExceeded,
+    OwnerQuotaExceeded = OwnerQuotaExceeded,
+    Fenced = Fenced,
 }
 
 impl Wire for At {
@@ -215,6 +218,7 @@ impl Wire for Expect {
             Self::Any => return None,
             Self::Absent => Kind::Absent(Absent {}),
             Self::Version(version) => Kind::Version(version.0),
+            Self::Token(token) => Kind::Token(token),
         };
         Some(v1::Expect { kind: Some(kind) })
     }
@@ -226,6 +230,7 @@ impl Wire for Expect {
         match message.kind.ok_or(WireError::Unset("expect.kind"))? {
             Kind::Absent(_) => Ok(Self::Absent),
             Kind::Version(version) => Ok(Self::Version(Seq(version))),
+            Kind::Token(token) => Ok(Self::Token(token)),
         }
     }
 }
@@ -234,7 +239,7 @@ impl Wire for Op {
     type Message = v1::Op;
 
     fn into_wire(self) -> v1::Op {
-        use v1::op::{Kind, Link, Mkdir, PutFile, Rename, Rmdir, SetAttr, SetXattr, Symlink, Unlink};
+        use v1::op::{Check, Kind, Link, Mkdir, PutFile, Rename, Rmdir, SetAttr, SetXattr, Symlink, Unlink};
         let some = |at: At| Some(at.into_wire());
         let kind = match self {
             Self::Mkdir { at, attr, parents } => {
@@ -264,6 +269,7 @@ impl Wire for Op {
                 expect: expect.into_wire(),
             }),
             Self::SetXattr { at, name, value } => Kind::SetXattr(SetXattr { at: some(at), name, value }),
+            Self::Check { at, expect } => Kind::Check(Check { at: some(at), expect: expect.into_wire() }),
         };
         v1::Op { kind: Some(kind) }
     }
@@ -308,6 +314,7 @@ impl Wire for Op {
             Kind::SetXattr(op) => {
                 Self::SetXattr { at: required(op.at, "set_xattr.at")?, name: op.name, value: op.value }
             }
+            Kind::Check(op) => Self::Check { at: required(op.at, "check.at")?, expect: Expect::from_wire(op.expect)? },
         })
     }
 }

@@ -5,4 +5,5 @@ mod cluster;
 mod content;
 mod failover;
 mod identity;
+mod manage;
 mod tree;

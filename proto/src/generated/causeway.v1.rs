@@ -118,6 +118,9 @@ pub struct Consistency {
     /// The reply must not be older than this seq of the volume, whatever the kind: read your writes. 0: no demand.
     #[prost(uint64, tag = "3")]
     pub seq_min: u64,
+    /// Read the state at this seq, whatever the kind: it never changes. 0: the newest.
+    #[prost(uint64, tag = "4")]
+    pub at_seq: u64,
     #[prost(oneof = "consistency::Kind", tags = "1, 2")]
     pub kind: ::core::option::Option<consistency::Kind>,
 }
@@ -168,7 +171,7 @@ pub struct OpenSessionResponse {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Expect {
-    #[prost(oneof = "expect::Kind", tags = "1, 2")]
+    #[prost(oneof = "expect::Kind", tags = "1, 2, 3")]
     pub kind: ::core::option::Option<expect::Kind>,
 }
 /// Nested message and enum types in `Expect`.
@@ -182,11 +185,14 @@ pub mod expect {
         /// The inode's version is exactly this.
         #[prost(uint64, tag = "2")]
         Version(u64),
+        /// The lock with this token is held on it.
+        #[prost(uint64, tag = "3")]
+        Token(u64),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Op {
-    #[prost(oneof = "op::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "op::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: ::core::option::Option<op::Kind>,
 }
 /// Nested message and enum types in `Op`.
@@ -273,6 +279,15 @@ pub mod op {
         #[prost(bytes = "bytes", optional, tag = "3")]
         pub value: ::core::option::Option<::prost::bytes::Bytes>,
     }
+    /// Changes nothing: refuses the batch unless the precondition holds.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Check {
+        #[prost(message, optional, tag = "1")]
+        pub at: ::core::option::Option<super::At>,
+        /// Unset: it exists.
+        #[prost(message, optional, tag = "2")]
+        pub expect: ::core::option::Option<super::Expect>,
+    }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "1")]
@@ -293,6 +308,8 @@ pub mod op {
         SetAttr(SetAttr),
         #[prost(message, tag = "9")]
         SetXattr(SetXattr),
+        #[prost(message, tag = "10")]
+        Check(Check),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -617,6 +634,9 @@ pub enum Errno {
     QuotaExceeded = 15,
     CrossesQuota = 16,
     Locked = 17,
+    TreeQuotaExceeded = 18,
+    OwnerQuotaExceeded = 19,
+    Fenced = 20,
 }
 impl Errno {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -643,6 +663,9 @@ impl Errno {
             Self::QuotaExceeded => "ERRNO_QUOTA_EXCEEDED",
             Self::CrossesQuota => "ERRNO_CROSSES_QUOTA",
             Self::Locked => "ERRNO_LOCKED",
+            Self::TreeQuotaExceeded => "ERRNO_TREE_QUOTA_EXCEEDED",
+            Self::OwnerQuotaExceeded => "ERRNO_OWNER_QUOTA_EXCEEDED",
+            Self::Fenced => "ERRNO_FENCED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -666,6 +689,9 @@ impl Errno {
             "ERRNO_QUOTA_EXCEEDED" => Some(Self::QuotaExceeded),
             "ERRNO_CROSSES_QUOTA" => Some(Self::CrossesQuota),
             "ERRNO_LOCKED" => Some(Self::Locked),
+            "ERRNO_TREE_QUOTA_EXCEEDED" => Some(Self::TreeQuotaExceeded),
+            "ERRNO_OWNER_QUOTA_EXCEEDED" => Some(Self::OwnerQuotaExceeded),
+            "ERRNO_FENCED" => Some(Self::Fenced),
             _ => None,
         }
     }
@@ -2429,6 +2455,1236 @@ pub mod admin_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "causeway.v1.Admin";
     impl<T> tonic::server::NamedService for AdminServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApplyRequest {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+    #[prost(uint64, tag = "2")]
+    pub session: u64,
+    #[prost(uint64, tag = "3")]
+    pub number: u64,
+    #[prost(uint64, tag = "4")]
+    pub acked_below: u64,
+    #[prost(message, optional, tag = "5")]
+    pub op: ::core::option::Option<ManageOp>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ManageOp {
+    #[prost(oneof = "manage_op::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    pub kind: ::core::option::Option<manage_op::Kind>,
+}
+/// Nested message and enum types in `ManageOp`.
+pub mod manage_op {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct CreateSnapshot {
+        #[prost(bytes = "bytes", tag = "1")]
+        pub name: ::prost::bytes::Bytes,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct DeleteSnapshot {
+        #[prost(bytes = "bytes", tag = "1")]
+        pub name: ::prost::bytes::Bytes,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct SetQuota {
+        #[prost(message, optional, tag = "1")]
+        pub at: ::core::option::Option<super::At>,
+        /// Unset: remove it.
+        #[prost(message, optional, tag = "2")]
+        pub limit: ::core::option::Option<super::QuotaLimit>,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct SetOwnerQuota {
+        #[prost(uint32, tag = "1")]
+        pub uid: u32,
+        #[prost(message, optional, tag = "2")]
+        pub limit: ::core::option::Option<super::QuotaLimit>,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct SetRetention {
+        /// Unset: as the nodes like.
+        #[prost(message, optional, tag = "1")]
+        pub keep: ::core::option::Option<super::Retention>,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct AcquireLock {
+        #[prost(message, optional, tag = "1")]
+        pub at: ::core::option::Option<super::At>,
+        #[prost(enumeration = "super::LockKind", tag = "2")]
+        pub kind: i32,
+        #[prost(uint64, tag = "3")]
+        pub start: u64,
+        /// 0: to the end.
+        #[prost(uint64, tag = "4")]
+        pub len: u64,
+        /// At most 255 bytes.
+        #[prost(bytes = "bytes", tag = "5")]
+        pub holder: ::prost::bytes::Bytes,
+        /// From 1 to a day.
+        #[prost(uint64, tag = "6")]
+        pub lease_millis: u64,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct RenewLock {
+        #[prost(message, optional, tag = "1")]
+        pub at: ::core::option::Option<super::At>,
+        #[prost(uint64, tag = "2")]
+        pub token: u64,
+        #[prost(uint64, tag = "3")]
+        pub lease_millis: u64,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct ReleaseLock {
+        #[prost(message, optional, tag = "1")]
+        pub at: ::core::option::Option<super::At>,
+        #[prost(uint64, tag = "2")]
+        pub token: u64,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        CreateSnapshot(CreateSnapshot),
+        #[prost(message, tag = "2")]
+        DeleteSnapshot(DeleteSnapshot),
+        #[prost(message, tag = "3")]
+        SetQuota(SetQuota),
+        #[prost(message, tag = "4")]
+        SetOwnerQuota(SetOwnerQuota),
+        #[prost(message, tag = "5")]
+        SetRetention(SetRetention),
+        #[prost(message, tag = "6")]
+        AcquireLock(AcquireLock),
+        #[prost(message, tag = "7")]
+        RenewLock(RenewLock),
+        #[prost(message, tag = "8")]
+        ReleaseLock(ReleaseLock),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotaLimit {
+    #[prost(uint64, optional, tag = "1")]
+    pub bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    pub files: ::core::option::Option<u64>,
+}
+/// What either asks for is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Retention {
+    #[prost(uint64, tag = "1")]
+    pub seqs: u64,
+    #[prost(uint64, tag = "2")]
+    pub seconds: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OnceRequest {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub id: ::prost::bytes::Bytes,
+    /// 16 bytes: another value under the same id is refused.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub print: ::prost::bytes::Bytes,
+    /// As in MutateRequest.
+    #[prost(message, repeated, tag = "4")]
+    pub ops: ::prost::alloc::vec::Vec<Op>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SnapshotsRequest {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+    #[prost(message, optional, tag = "2")]
+    pub consistency: ::core::option::Option<Consistency>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SnapshotsResponse {
+    #[prost(message, optional, tag = "1")]
+    pub state: ::core::option::Option<ReadState>,
+    #[prost(message, repeated, tag = "2")]
+    pub snapshots: ::prost::alloc::vec::Vec<Snapshot>,
+    /// Every state from here on can be read at the answering node, and the feed goes back as far.
+    #[prost(uint64, tag = "3")]
+    pub oldest: u64,
+    /// Nanoseconds since 1970 of the newest commit at `oldest`; 0: not known.
+    #[prost(sfixed64, tag = "4")]
+    pub oldest_time: i64,
+    /// Unset: as the nodes like.
+    #[prost(message, optional, tag = "5")]
+    pub retention: ::core::option::Option<Retention>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Snapshot {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+    /// Nanoseconds since 1970.
+    #[prost(sfixed64, tag = "3")]
+    pub at: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindVersionRequest {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+    #[prost(message, optional, tag = "4")]
+    pub consistency: ::core::option::Option<Consistency>,
+    #[prost(oneof = "find_version_request::Which", tags = "2, 3")]
+    pub which: ::core::option::Option<find_version_request::Which>,
+}
+/// Nested message and enum types in `FindVersionRequest`.
+pub mod find_version_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Which {
+        /// Of a snapshot.
+        #[prost(bytes, tag = "2")]
+        Name(::prost::bytes::Bytes),
+        /// The newest state whose commits are all of this time or earlier; nanoseconds since 1970.
+        #[prost(sfixed64, tag = "3")]
+        Time(i64),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindVersionResponse {
+    /// 0: there is no snapshot of this name.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotasRequest {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+    #[prost(message, optional, tag = "2")]
+    pub consistency: ::core::option::Option<Consistency>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QuotasResponse {
+    #[prost(message, optional, tag = "1")]
+    pub state: ::core::option::Option<ReadState>,
+    /// At most 65,536, by inode.
+    #[prost(message, repeated, tag = "2")]
+    pub directories: ::prost::alloc::vec::Vec<DirectoryQuota>,
+    #[prost(message, repeated, tag = "3")]
+    pub owners: ::prost::alloc::vec::Vec<OwnerUse>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DirectoryQuota {
+    #[prost(uint64, tag = "1")]
+    pub ino: u64,
+    /// Relative to the volume; empty for the volume's own.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub path: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "3")]
+    pub limit: ::core::option::Option<QuotaLimit>,
+    #[prost(uint64, tag = "4")]
+    pub files: u64,
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OwnerUse {
+    #[prost(uint32, tag = "1")]
+    pub uid: u32,
+    /// Unset: it has no quota.
+    #[prost(message, optional, tag = "2")]
+    pub limit: ::core::option::Option<QuotaLimit>,
+    #[prost(uint64, tag = "3")]
+    pub files: u64,
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LocksRequest {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+    #[prost(message, optional, tag = "2")]
+    pub consistency: ::core::option::Option<Consistency>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LocksResponse {
+    #[prost(message, optional, tag = "1")]
+    pub state: ::core::option::Option<ReadState>,
+    #[prost(message, repeated, tag = "2")]
+    pub locks: ::prost::alloc::vec::Vec<Lock>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Lock {
+    #[prost(uint64, tag = "1")]
+    pub ino: u64,
+    #[prost(uint64, tag = "2")]
+    pub token: u64,
+    #[prost(enumeration = "LockKind", tag = "3")]
+    pub kind: i32,
+    #[prost(uint64, tag = "4")]
+    pub start: u64,
+    /// Behind the last byte; 2^64-1: to the end.
+    #[prost(uint64, tag = "5")]
+    pub end: u64,
+    #[prost(bytes = "bytes", tag = "6")]
+    pub holder: ::prost::bytes::Bytes,
+    /// Nanoseconds since 1970.
+    #[prost(sfixed64, tag = "7")]
+    pub since: i64,
+    #[prost(sfixed64, tag = "8")]
+    pub ends: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Change {
+    #[prost(enumeration = "ChangeKind", tag = "1")]
+    pub kind: i32,
+    /// Relative to the volume. Unset: an open file was changed whose names are not known.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub path: ::core::option::Option<::prost::bytes::Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub path_before: ::core::option::Option<::prost::bytes::Bytes>,
+    #[prost(uint64, tag = "4")]
+    pub ino: u64,
+    #[prost(enumeration = "FileKind", tag = "5")]
+    pub file: i32,
+    #[prost(uint64, tag = "6")]
+    pub size: u64,
+    #[prost(uint64, tag = "7")]
+    pub version: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiffRequest {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+    /// The earlier state.
+    #[prost(uint64, tag = "2")]
+    pub from: u64,
+    /// The later one.
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
+    /// Only what is at or below this path; empty: everything.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub prefix: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DiffResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub changes: ::prost::alloc::vec::Vec<Change>,
+    /// In the last message only: everything was sent.
+    #[prost(bool, tag = "2")]
+    pub end: bool,
+    /// How many changed records were looked at.
+    #[prost(uint64, tag = "3")]
+    pub records: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FeedRequest {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+    /// Everything up to this seq was delivered.
+    #[prost(uint64, tag = "2")]
+    pub after: u64,
+    /// And so many events of the seq `after` + 1.
+    #[prost(uint64, tag = "3")]
+    pub skip: u64,
+    /// As in DiffRequest.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub prefix: ::prost::bytes::Bytes,
+    /// Go on with what is committed later; else the stream ends when everything was sent.
+    #[prost(bool, tag = "5")]
+    pub follow: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FeedResponse {
+    /// Of one seq.
+    #[prost(message, repeated, tag = "1")]
+    pub events: ::prost::alloc::vec::Vec<FeedEvent>,
+    /// Everything up to this seq has been delivered with this message; 0: more of the events' seq follows.
+    #[prost(uint64, tag = "2")]
+    pub through: u64,
+    /// Nothing newer is committed at the answering node.
+    #[prost(bool, tag = "3")]
+    pub newest: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FeedEvent {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// Counts up from 0 within the seq, whatever the prefix.
+    #[prost(uint64, tag = "2")]
+    pub index: u64,
+    /// Nanoseconds since 1970.
+    #[prost(sfixed64, tag = "3")]
+    pub at: i64,
+    #[prost(message, optional, tag = "4")]
+    pub change: ::core::option::Option<Change>,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LockKind {
+    Unspecified = 0,
+    Shared = 1,
+    Exclusive = 2,
+    /// Excludes nothing: keeps a file that loses its last name.
+    Hold = 3,
+}
+impl LockKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LOCK_KIND_UNSPECIFIED",
+            Self::Shared => "LOCK_KIND_SHARED",
+            Self::Exclusive => "LOCK_KIND_EXCLUSIVE",
+            Self::Hold => "LOCK_KIND_HOLD",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LOCK_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "LOCK_KIND_SHARED" => Some(Self::Shared),
+            "LOCK_KIND_EXCLUSIVE" => Some(Self::Exclusive),
+            "LOCK_KIND_HOLD" => Some(Self::Hold),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ChangeKind {
+    Unspecified = 0,
+    Removed = 1,
+    Unlinked = 2,
+    Renamed = 3,
+    Created = 4,
+    Linked = 5,
+    Replaced = 6,
+    Attributes = 7,
+}
+impl ChangeKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CHANGE_KIND_UNSPECIFIED",
+            Self::Removed => "CHANGE_KIND_REMOVED",
+            Self::Unlinked => "CHANGE_KIND_UNLINKED",
+            Self::Renamed => "CHANGE_KIND_RENAMED",
+            Self::Created => "CHANGE_KIND_CREATED",
+            Self::Linked => "CHANGE_KIND_LINKED",
+            Self::Replaced => "CHANGE_KIND_REPLACED",
+            Self::Attributes => "CHANGE_KIND_ATTRIBUTES",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CHANGE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "CHANGE_KIND_REMOVED" => Some(Self::Removed),
+            "CHANGE_KIND_UNLINKED" => Some(Self::Unlinked),
+            "CHANGE_KIND_RENAMED" => Some(Self::Renamed),
+            "CHANGE_KIND_CREATED" => Some(Self::Created),
+            "CHANGE_KIND_LINKED" => Some(Self::Linked),
+            "CHANGE_KIND_REPLACED" => Some(Self::Replaced),
+            "CHANGE_KIND_ATTRIBUTES" => Some(Self::Attributes),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod manage_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    #[derive(Debug, Clone)]
+    pub struct ManageClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> ManageClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> ManageClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            ManageClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// One operation on the volume, at most once for a session and number, from the same count as Mutate.
+        pub async fn apply(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ApplyRequest>,
+        ) -> std::result::Result<tonic::Response<super::MutateResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/causeway.v1.Manage/Apply");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("causeway.v1.Manage", "Apply"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// An atomic batch, at most once for an id that the client chose.
+        pub async fn once(
+            &mut self,
+            request: impl tonic::IntoRequest<super::OnceRequest>,
+        ) -> std::result::Result<tonic::Response<super::MutateResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/causeway.v1.Manage/Once");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("causeway.v1.Manage", "Once"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// All snapshots, and from when on every state can be read at the answering node.
+        pub async fn snapshots(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SnapshotsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SnapshotsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Manage/Snapshots",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Manage", "Snapshots"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The seq that a snapshot or a time stands for.
+        pub async fn find_version(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FindVersionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FindVersionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Manage/FindVersion",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Manage", "FindVersion"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// All quotas and what counts against them; all owners.
+        pub async fn quotas(
+            &mut self,
+            request: impl tonic::IntoRequest<super::QuotasRequest>,
+        ) -> std::result::Result<tonic::Response<super::QuotasResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Manage/Quotas",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("causeway.v1.Manage", "Quotas"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// All advisory locks that are held.
+        pub async fn locks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LocksRequest>,
+        ) -> std::result::Result<tonic::Response<super::LocksResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/causeway.v1.Manage/Locks");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("causeway.v1.Manage", "Locks"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What differs between two states. Fails with reason `too-much` beyond a million records.
+        pub async fn diff(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DiffRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::DiffResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/causeway.v1.Manage/Diff");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("causeway.v1.Manage", "Diff"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// The ordered changes of the volume. Fails with reason `too-old`, and the oldest seq in `causeway-oldest`, if the place to
+        /// go on from is not kept any more: nothing is ever skipped.
+        pub async fn feed(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FeedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FeedResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/causeway.v1.Manage/Feed");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("causeway.v1.Manage", "Feed"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod manage_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with ManageServer.
+    #[async_trait]
+    pub trait Manage: std::marker::Send + std::marker::Sync + 'static {
+        /// One operation on the volume, at most once for a session and number, from the same count as Mutate.
+        async fn apply(
+            &self,
+            request: tonic::Request<super::ApplyRequest>,
+        ) -> std::result::Result<tonic::Response<super::MutateResponse>, tonic::Status>;
+        /// An atomic batch, at most once for an id that the client chose.
+        async fn once(
+            &self,
+            request: tonic::Request<super::OnceRequest>,
+        ) -> std::result::Result<tonic::Response<super::MutateResponse>, tonic::Status>;
+        /// All snapshots, and from when on every state can be read at the answering node.
+        async fn snapshots(
+            &self,
+            request: tonic::Request<super::SnapshotsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SnapshotsResponse>,
+            tonic::Status,
+        >;
+        /// The seq that a snapshot or a time stands for.
+        async fn find_version(
+            &self,
+            request: tonic::Request<super::FindVersionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FindVersionResponse>,
+            tonic::Status,
+        >;
+        /// All quotas and what counts against them; all owners.
+        async fn quotas(
+            &self,
+            request: tonic::Request<super::QuotasRequest>,
+        ) -> std::result::Result<tonic::Response<super::QuotasResponse>, tonic::Status>;
+        /// All advisory locks that are held.
+        async fn locks(
+            &self,
+            request: tonic::Request<super::LocksRequest>,
+        ) -> std::result::Result<tonic::Response<super::LocksResponse>, tonic::Status>;
+        /// Server streaming response type for the Diff method.
+        type DiffStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::DiffResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What differs between two states. Fails with reason `too-much` beyond a million records.
+        async fn diff(
+            &self,
+            request: tonic::Request<super::DiffRequest>,
+        ) -> std::result::Result<tonic::Response<Self::DiffStream>, tonic::Status>;
+        /// Server streaming response type for the Feed method.
+        type FeedStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FeedResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The ordered changes of the volume. Fails with reason `too-old`, and the oldest seq in `causeway-oldest`, if the place to
+        /// go on from is not kept any more: nothing is ever skipped.
+        async fn feed(
+            &self,
+            request: tonic::Request<super::FeedRequest>,
+        ) -> std::result::Result<tonic::Response<Self::FeedStream>, tonic::Status>;
+    }
+    #[derive(Debug)]
+    pub struct ManageServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> ManageServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for ManageServer<T>
+    where
+        T: Manage,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/causeway.v1.Manage/Apply" => {
+                    #[allow(non_camel_case_types)]
+                    struct ApplySvc<T: Manage>(pub Arc<T>);
+                    impl<T: Manage> tonic::server::UnaryService<super::ApplyRequest>
+                    for ApplySvc<T> {
+                        type Response = super::MutateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ApplyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Manage>::apply(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ApplySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Manage/Once" => {
+                    #[allow(non_camel_case_types)]
+                    struct OnceSvc<T: Manage>(pub Arc<T>);
+                    impl<T: Manage> tonic::server::UnaryService<super::OnceRequest>
+                    for OnceSvc<T> {
+                        type Response = super::MutateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::OnceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Manage>::once(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OnceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Manage/Snapshots" => {
+                    #[allow(non_camel_case_types)]
+                    struct SnapshotsSvc<T: Manage>(pub Arc<T>);
+                    impl<T: Manage> tonic::server::UnaryService<super::SnapshotsRequest>
+                    for SnapshotsSvc<T> {
+                        type Response = super::SnapshotsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SnapshotsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Manage>::snapshots(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SnapshotsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Manage/FindVersion" => {
+                    #[allow(non_camel_case_types)]
+                    struct FindVersionSvc<T: Manage>(pub Arc<T>);
+                    impl<
+                        T: Manage,
+                    > tonic::server::UnaryService<super::FindVersionRequest>
+                    for FindVersionSvc<T> {
+                        type Response = super::FindVersionResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FindVersionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Manage>::find_version(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FindVersionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Manage/Quotas" => {
+                    #[allow(non_camel_case_types)]
+                    struct QuotasSvc<T: Manage>(pub Arc<T>);
+                    impl<T: Manage> tonic::server::UnaryService<super::QuotasRequest>
+                    for QuotasSvc<T> {
+                        type Response = super::QuotasResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::QuotasRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Manage>::quotas(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = QuotasSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Manage/Locks" => {
+                    #[allow(non_camel_case_types)]
+                    struct LocksSvc<T: Manage>(pub Arc<T>);
+                    impl<T: Manage> tonic::server::UnaryService<super::LocksRequest>
+                    for LocksSvc<T> {
+                        type Response = super::LocksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LocksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Manage>::locks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LocksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Manage/Diff" => {
+                    #[allow(non_camel_case_types)]
+                    struct DiffSvc<T: Manage>(pub Arc<T>);
+                    impl<
+                        T: Manage,
+                    > tonic::server::ServerStreamingService<super::DiffRequest>
+                    for DiffSvc<T> {
+                        type Response = super::DiffResponse;
+                        type ResponseStream = T::DiffStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DiffRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Manage>::diff(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DiffSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Manage/Feed" => {
+                    #[allow(non_camel_case_types)]
+                    struct FeedSvc<T: Manage>(pub Arc<T>);
+                    impl<
+                        T: Manage,
+                    > tonic::server::ServerStreamingService<super::FeedRequest>
+                    for FeedSvc<T> {
+                        type Response = super::FeedResponse;
+                        type ResponseStream = T::FeedStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FeedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Manage>::feed(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FeedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for ManageServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "causeway.v1.Manage";
+    impl<T> tonic::server::NamedService for ManageServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
