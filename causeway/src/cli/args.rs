@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use causeway_base::SiteName;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use super::args_manage::*;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done                              5  refused: a precondition or a rule stands against it
@@ -41,6 +43,9 @@ pub struct Global {
     /// How long a single request may take before its outcome is called unknown.
     #[arg(long, global = true, default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub timeout: std::time::Duration,
+    /// Read your own writes: writes note the seq of each volume in this file, reads show nothing older, at any site.
+    #[arg(long, global = true, env = "CAUSEWAY_SESSION", value_name = "FILE")]
+    pub session: Option<PathBuf>,
     /// Log more to standard error (-v info, -vv debug, -vvv trace); CAUSEWAY_LOG takes a filter such as `causeway=debug`.
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
@@ -105,6 +110,34 @@ A source that ends in `/` means its contents, not itself. What cannot be read is
     Mv(MvArgs),
     /// Removes files, or folders with -r.
     Rm(RmArgs),
+    /// Changes permission bits.
+    Chmod(ChmodArgs),
+    /// Changes owner and group.
+    Chown(ChownArgs),
+    /// Sets the time of the last change of the content; makes an empty file if there is none.
+    Touch(TouchArgs),
+    /// Makes a symlink (`-s`), or a further name of a file.
+    Ln(LnArgs),
+    /// Extended attributes.
+    #[command(subcommand)]
+    Xattr(XattrCommand),
+    /// Applies operations from a file of JSON lines, all or none.
+    #[command(after_help = BATCH_HELP)]
+    Batch(BatchArgs),
+    /// Snapshots of a volume: made at once, whatever its size, and readable at every site.
+    #[command(subcommand, after_help = SNAPSHOT_HELP)]
+    Snapshot(SnapshotCommand),
+    /// Shows what differs between two states of a volume.
+    Diff(DiffArgs),
+    /// The ordered changes of a volume, as CloudEvents.
+    #[command(after_help = FEED_HELP)]
+    Feed(FeedArgs),
+    /// Quotas of volumes, folders and users.
+    #[command(subcommand)]
+    Quota(QuotaCommand),
+    /// Advisory locks with leases and fencing tokens.
+    #[command(subcommand)]
+    Lock(LockCommand),
     /// Shows sites, leaders, seqs, watermarks and stores.
     Status,
     /// Replication: wait for it.
@@ -242,6 +275,9 @@ pub struct GetArgs {
     /// The local file or folder (default: the current folder).
     #[arg(default_value = ".")]
     pub local: PathBuf,
+    /// How fresh.
+    #[command(flatten)]
+    pub read: ReadArgs,
 }
 
 /// `cp`
@@ -254,6 +290,9 @@ pub struct CpArgs {
     /// Copy folders with all that is in them.
     #[arg(long, short)]
     pub recursive: bool,
+    /// How fresh, when copying out.
+    #[command(flatten)]
+    pub read: ReadArgs,
 }
 
 /// `ls`
@@ -268,9 +307,9 @@ pub struct LsArgs {
     /// List what is below as well.
     #[arg(long, short = 'R')]
     pub recursive: bool,
-    /// Accept what this site knows, without asking the leader; the answer says how old it is.
-    #[arg(long)]
-    pub local: bool,
+    /// How fresh.
+    #[command(flatten)]
+    pub read: ReadArgs,
 }
 
 /// `cat`
@@ -284,9 +323,9 @@ pub struct CatArgs {
     /// Number of bytes (default: to the end).
     #[arg(long)]
     pub length: Option<u64>,
-    /// Accept the metadata that this site knows, without asking the leader.
-    #[arg(long)]
-    pub local: bool,
+    /// How fresh.
+    #[command(flatten)]
+    pub read: ReadArgs,
 }
 
 /// `stat`
@@ -294,9 +333,9 @@ pub struct CatArgs {
 pub struct StatArgs {
     /// Path in the namespace.
     pub path: String,
-    /// Accept what this site knows, without asking the leader.
-    #[arg(long)]
-    pub local: bool,
+    /// How fresh.
+    #[command(flatten)]
+    pub read: ReadArgs,
 }
 
 /// `mkdir`

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_base::ByteSize;
-use causeway_namespace::Consistency;
 use causeway_namespace_core::inode::FileKind;
 use causeway_vfs::Progress;
 use causeway_vfs::local::scan::LeftOut;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::args::{CpArgs, GetArgs, Global, PutArgs};
+use super::args::{CpArgs, GetArgs, Global, PutArgs, ReadArgs};
 use super::exit::{Exit, Failure};
 use super::session::{REMOTE, Session, last_name, local_name, remote_path};
 use crate::output::{self, show_name};
@@ -28,6 +27,11 @@ struct Copied {
     logical_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     sent: Option<Sent>,
+    /// What was read is not older.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_millis: Option<u128>,
     seconds: f64,
     left_out: Vec<Left>,
 }
@@ -60,7 +64,7 @@ pub(super) async fn put(global: &Global, args: PutArgs) -> anyhow::Result<Exit> 
 }
 
 pub(super) async fn get(global: &Global, args: GetArgs) -> anyhow::Result<Exit> {
-    download(global, &args.path, &args.local, false).await
+    download(global, &args.path, &args.local, false, &args.read).await
 }
 
 pub(super) async fn cp(global: &Global, args: CpArgs) -> anyhow::Result<Exit> {
@@ -72,7 +76,7 @@ pub(super) async fn cp(global: &Global, args: CpArgs) -> anyhow::Result<Exit> {
             }
             upload(global, &local, &args.to, !args.from.ends_with('/')).await
         }
-        (Some(_), None) => download(global, &args.from, Path::new(&args.to), args.recursive).await,
+        (Some(_), None) => download(global, &args.from, Path::new(&args.to), args.recursive, &args.read).await,
         (Some(_), Some(_)) => Err(Failure::error(
             Exit::Usage,
             "both ends are in the namespace: copy out and in again (the data is not sent twice), or use `causeway mv`",
@@ -92,6 +96,7 @@ async fn upload(global: &Global, local: &Path, to: &str, under_own_name: bool) -
     let report = session.vfs.import(local, &target, progress).await;
     shown.finish().await;
     let report = report?;
+    session.note(target.volume.id, report.seq)?;
     let copied = Copied {
         from: local.display().to_string(),
         to: target.shown.clone(),
@@ -107,16 +112,20 @@ async fn upload(global: &Global, local: &Path, to: &str, under_own_name: bool) -
             stored_bytes: report.stored_bytes,
             seq: report.seq.get(),
         }),
+        seq: None,
+        age_millis: None,
         seconds: report.elapsed.as_secs_f64(),
         left_out: left_out(&report.left_out),
     };
     print(global, &copied)
 }
 
-async fn download(global: &Global, from: &str, local: &Path, recursive: bool) -> anyhow::Result<Exit> {
+async fn download(global: &Global, from: &str, local: &Path, recursive: bool, read: &ReadArgs) -> anyhow::Result<Exit> {
     let session = Session::connect(global).await?;
     let place = session.locate(from).await?;
-    let inode = session.vfs.stat(&place, Consistency::Linearizable).await?.value.1;
+    let freshness = session.freshness(read, &place).await?;
+    let stat = session.vfs.stat(&place, freshness).await?;
+    let inode = stat.value.1;
     if inode.kind() == FileKind::Directory && !recursive {
         return Err(Failure::error(Exit::Usage, format!("{from} is a folder: use `causeway cp -r`")));
     }
@@ -130,7 +139,7 @@ async fn download(global: &Global, from: &str, local: &Path, recursive: bool) ->
     }
     let progress = Arc::new(Progress::default());
     let shown = ShownProgress::start("copying out", progress.clone());
-    let report = session.vfs.export(&place, &target, progress).await;
+    let report = session.vfs.export_at(&place, freshness.after(stat.state.seq), &target, progress).await;
     shown.finish().await;
     let report = report?;
     let copied = Copied {
@@ -142,6 +151,8 @@ async fn download(global: &Global, from: &str, local: &Path, recursive: bool) ->
         links: report.links,
         logical_bytes: report.logical_bytes,
         sent: None,
+        seq: Some(stat.state.seq.get()),
+        age_millis: stat.state.age.map(|age| age.as_millis()),
         seconds: report.elapsed.as_secs_f64(),
         left_out: left_out(&report.left_out),
     };

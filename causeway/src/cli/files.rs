@@ -5,7 +5,7 @@ use std::io::Write as _;
 use bytes::Bytes;
 use causeway_base::{Clock as _, SystemClock};
 use causeway_namespace::client::ListPage;
-use causeway_namespace::{Consistency, Place, ReadState};
+use causeway_namespace::{Consistency, Freshness, Place, ReadState};
 use causeway_namespace_core::command::{Errno, Expect, Op};
 use causeway_namespace_core::inode::{Attr, Body, Content, FileKind, Inode};
 use causeway_vfs::fetch::{Entry, Range, Sink};
@@ -17,10 +17,6 @@ use super::exit::{Exit, Failure};
 use super::session::{Session, last_name, remote_path};
 use super::show::{ListRow, listing};
 use crate::output::{self, show_name};
-
-fn consistency(local: bool) -> Consistency {
-    if local { Consistency::Local } else { Consistency::Linearizable }
-}
 
 #[derive(Serialize)]
 struct Listing {
@@ -49,10 +45,11 @@ pub(super) async fn ls(global: &Global, args: LsArgs) -> anyhow::Result<Exit> {
         Place::Nowhere => return Err(VfsError::NoVolume { path: args.path }.into()),
         Place::InVolume { volume, path } => {
             let place = Located { volume: *volume, path, shown: args.path.clone() };
+            let freshness = session.freshness(&args.read, &place).await?;
             if args.recursive {
-                walk(&session, &place, args.local).await?
+                walk(&session, &place, freshness).await?
             } else {
-                page(&session, &place, args.local).await?
+                page(&session, &place, freshness).await?
             }
         }
     };
@@ -61,17 +58,17 @@ pub(super) async fn ls(global: &Global, args: LsArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-async fn page(session: &Session, place: &Located, local: bool) -> anyhow::Result<Listing> {
+async fn page(session: &Session, place: &Located, freshness: Freshness) -> anyhow::Result<Listing> {
     let names = session.vfs.names();
     let (mut after, mut rows) = (Bytes::new(), Vec::new());
     loop {
         let page = ListPage { after: after.clone(), limit: 0, plus: true };
-        let read = names.list_page(place.volume.id, place.at(), page, consistency(local)).await?;
+        let read = names.list_page(place.volume.id, place.at(), page, freshness).await?;
         let state = read.state;
         let found = match read.value {
             Ok(found) => found,
             Err(Errno::NotDirectory) => {
-                let read = session.vfs.stat(place, consistency(local)).await?;
+                let read = session.vfs.stat(place, freshness).await?;
                 let name = last_name(&place.path).unwrap_or_default();
                 return Ok(Listing::of(Some(read.state), vec![ListRow::new(name, &read.value.1)]));
             }
@@ -85,8 +82,8 @@ async fn page(session: &Session, place: &Located, local: bool) -> anyhow::Result
     }
 }
 
-async fn walk(session: &Session, place: &Located, local: bool) -> anyhow::Result<Listing> {
-    let mut walk = session.vfs.names().walk(place.volume.id, place.at(), true, consistency(local));
+async fn walk(session: &Session, place: &Located, freshness: Freshness) -> anyhow::Result<Listing> {
+    let mut walk = session.vfs.names().walk(place.volume.id, place.at(), true, freshness);
     let (mut state, mut rows) = (None, Vec::new());
     while let Some(batch) = walk.next().await? {
         let batch = batch.map_err(|code| place.error(code))?;
@@ -128,7 +125,8 @@ impl Sink for Stdout {
 pub(super) async fn cat(global: &Global, args: CatArgs) -> anyhow::Result<Exit> {
     let session = Session::connect(global).await?;
     let place = session.locate(&args.path).await?;
-    let (ino, inode) = session.vfs.stat(&place, consistency(args.local)).await?.value;
+    let freshness = session.freshness(&args.read, &place).await?;
+    let (ino, inode) = session.vfs.stat(&place, freshness).await?.value;
     match inode.kind() {
         FileKind::File => {}
         FileKind::Directory => return Err(place.error(Errno::IsDirectory).into()),
@@ -170,7 +168,8 @@ struct Stat {
 pub(super) async fn stat(global: &Global, args: StatArgs) -> anyhow::Result<Exit> {
     let session = Session::connect(global).await?;
     let place = session.locate(&args.path).await?;
-    let read = session.vfs.stat(&place, consistency(args.local)).await?;
+    let freshness = session.freshness(&args.read, &place).await?;
+    let read = session.vfs.stat(&place, freshness).await?;
     let (ino, inode) = read.value;
     let stored = match &inode.body {
         Body::File(Content::Inline(_)) => "in the metadata".to_owned(),
@@ -241,7 +240,7 @@ pub(super) async fn mkdir(global: &Global, args: MkdirArgs) -> anyhow::Result<Ex
     let session = Session::connect(global).await?;
     let place = session.locate(&args.path).await?;
     let op = Op::Mkdir { at: place.at(), attr: new_attr(0o755), parents: args.parents };
-    session.vfs.mutate(&place, vec![op]).await?;
+    session.mutate(&place, vec![op]).await?;
     Ok(Exit::Done)
 }
 
@@ -253,7 +252,7 @@ pub(super) async fn mv(global: &Global, args: MvArgs) -> anyhow::Result<Exit> {
         return Err(VfsError::CrossVolume { from: from.shown, to: to.shown }.into());
     }
     let op = Op::Rename { from: from.at(), to: to.at(), no_replace: args.no_clobber };
-    session.vfs.mutate(&from, vec![op]).await?;
+    session.mutate(&from, vec![op]).await?;
     Ok(Exit::Done)
 }
 
@@ -273,9 +272,10 @@ async fn remove(session: &Session, path: &str, recursive: bool) -> anyhow::Resul
     let place = session.locate(path).await?;
     let inode: Inode = session.vfs.stat(&place, Consistency::Linearizable).await?.value.1;
     if inode.kind() != FileKind::Directory {
-        session.vfs.mutate(&place, vec![Op::Unlink { at: place.at(), expect: Expect::Any }]).await?;
+        session.mutate(&place, vec![Op::Unlink { at: place.at(), expect: Expect::Any }]).await?;
     } else if recursive {
         session.vfs.remove_tree(&place).await?;
+        session.note(place.volume.id, session.vfs.seq(&place.volume).await?)?;
     } else {
         return Err(Failure::error(
             Exit::Refused,

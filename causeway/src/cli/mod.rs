@@ -1,14 +1,21 @@
 //! The command line: one file a command.
 
 pub mod args;
+mod args_manage;
+mod attr;
+mod batch;
 pub(crate) mod copy;
 mod dev;
 mod dr;
 pub mod exit;
+mod feed;
 pub(crate) mod files;
 mod init;
+mod lock;
+mod quota;
 pub(crate) mod session;
 pub(crate) mod show;
+mod snapshot;
 mod status;
 pub(crate) mod volume;
 
@@ -79,6 +86,17 @@ async fn client(global: &args::Global, command: Command) -> anyhow::Result<Exit>
         Command::Mkdir(args) => files::mkdir(global, args).await,
         Command::Mv(args) => files::mv(global, args).await,
         Command::Rm(args) => files::rm(global, args).await,
+        Command::Chmod(args) => attr::chmod(global, args).await,
+        Command::Chown(args) => attr::chown(global, args).await,
+        Command::Touch(args) => attr::touch(global, args).await,
+        Command::Ln(args) => attr::ln(global, args).await,
+        Command::Xattr(command) => attr::xattr(global, command).await,
+        Command::Batch(args) => batch::run(global, args).await,
+        Command::Snapshot(command) => snapshot::run(global, command).await,
+        Command::Diff(args) => snapshot::diff(global, args).await,
+        Command::Feed(args) => feed::run(global, args).await,
+        Command::Quota(command) => quota::run(global, command).await,
+        Command::Lock(command) => lock::run(global, command).await,
         Command::Status => status::status(global).await,
         Command::Sync(command) => status::sync(global, command).await,
         Command::Dr(command) => dr::run(global, command).await,

@@ -8,4 +8,5 @@ mod configuration;
 mod copies;
 mod demo;
 mod full_disk;
+mod manage;
 mod refusals;

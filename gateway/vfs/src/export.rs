@@ -48,8 +48,22 @@ impl Vfs {
         target: &Path,
         progress: Arc<Progress>,
     ) -> Result<ExportReport, VfsError> {
+        self.export_at(place, causeway_namespace::Consistency::Linearizable, target, progress).await
+    }
+
+    /// As [`Vfs::export`], as fresh as asked, or of a past state.
+    ///
+    /// # Errors
+    /// As [`Vfs::export`].
+    pub async fn export_at(
+        &self,
+        place: &Located,
+        freshness: impl Into<causeway_namespace::Freshness>,
+        target: &Path,
+        progress: Arc<Progress>,
+    ) -> Result<ExportReport, VfsError> {
         let started = Instant::now();
-        let sink = self.fetch_tree(place, ExportSink::new(target), progress).await?;
+        let sink = self.fetch_tree_at(place, freshness, ExportSink::new(target), progress).await?;
         let mut report = sink.finish();
         report.elapsed = started.elapsed();
         Ok(report)

@@ -110,8 +110,22 @@ impl Vfs {
     /// # Errors
     /// [`VfsError`], the sink's included. Cancel safe: dropping it ends the transfers; the sink's thread ends soon after.
     pub async fn fetch_tree<S: Sink>(&self, place: &Located, sink: S, progress: Arc<Progress>) -> Result<S, VfsError> {
+        self.fetch_tree_at(place, causeway_namespace::Consistency::Linearizable, sink, progress).await
+    }
+
+    /// As [`Vfs::fetch_tree`], as fresh as asked, or of a past state.
+    ///
+    /// # Errors
+    /// As [`Vfs::fetch_tree`].
+    pub async fn fetch_tree_at<S: Sink>(
+        &self,
+        place: &Located,
+        freshness: impl Into<causeway_namespace::Freshness>,
+        sink: S,
+        progress: Arc<Progress>,
+    ) -> Result<S, VfsError> {
         let planner = Planner::new(self, place, Range::ALL, progress.clone()).await?;
-        let walk = self.names.walk(place.volume.id, place.at(), true, causeway_namespace::Consistency::Linearizable);
+        let walk = self.names.walk(place.volume.id, place.at(), true, freshness);
         run(planner, Source::Walk(Box::new(walk), place.clone()), sink, progress).await
     }
 
