@@ -9,7 +9,8 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Clone, Default, Args)]
 pub struct ReadArgs {
     /// Accept what this site knows, without asking the leader; the answer says how old it is.
-    #[arg(long, conflicts_with_all = ["max_age", "at"])]
+    // `get` has a local path beside it.
+    #[arg(id = "local_state", long = "local", conflicts_with_all = ["max_age", "at"])]
     pub local: bool,
     /// Accept what is at most this old; the leader is asked only if this site does not know that it is.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "at")]
@@ -90,7 +91,7 @@ pub enum SnapshotCommand {
 pub struct DiffArgs {
     /// The volume.
     pub volume: String,
-    /// The earlier state, as in `--at`.
+    /// The earlier state, as in `--at`; `name:NAME` for a snapshot that is called like a time.
     pub from: String,
     /// The later one; `now` is the newest.
     #[arg(default_value = "now")]

@@ -86,12 +86,15 @@ impl Session {
         Ok(self.fresh(place, kind))
     }
 
-    /// The seq of a past state: a snapshot's name, `seq:N`, a time ago, or a time.
+    /// The seq of a state: `now`, a snapshot's name, `seq:N`, a time ago, or a time.
     pub(crate) async fn version(&self, volume: &VolumeRecord, state: &str) -> anyhow::Result<Seq> {
         if let Some(seq) = state.strip_prefix("seq:") {
             let seq =
                 seq.parse().map_err(|_| Failure::error(Exit::Usage, format!("{state:?}: a number after `seq:`")))?;
             return Ok(Seq(seq));
+        }
+        if state == "now" {
+            return Ok(self.vfs.seq(volume).await?);
         }
         let name = state.strip_prefix("name:");
         let version = match parse_time(state).filter(|_| name.is_none()) {

@@ -200,10 +200,7 @@ pub(super) async fn diff(global: &Global, args: DiffArgs) -> anyhow::Result<Exit
     let volume = session.volume(&args.volume).await?;
     let prefix = prefix(&args.prefix)?;
     let from = session.version(&volume, &args.from).await?;
-    let to = match args.to.as_str() {
-        "now" => session.vfs.seq(&volume).await?,
-        state => session.version(&volume, state).await?,
-    };
+    let to = session.version(&volume, &args.to).await?;
     if from > to {
         let message = format!("{} (seq {from}) is later than {} (seq {to}): turn them round", args.from, args.to);
         return Err(Failure::error(Exit::Usage, message));
