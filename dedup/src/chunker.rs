@@ -33,6 +33,10 @@ impl ChunkSizes {
     /// Average 64 KiB, what a volume gets unless it says otherwise.
     pub const DEFAULT: Self = Self { min: 16 << 10, avg: 64 << 10, max: 256 << 10 };
 
+    /// Chunks so small that the trees of small files are deep.
+    #[cfg(test)]
+    pub(crate) const TINY: Self = Self { min: 64, avg: 256, max: 1024 };
+
     /// Sizes around an average in bytes: a quarter of it at least, four times it at most.
     ///
     /// # Errors
@@ -167,14 +171,14 @@ impl<R: Read> Iterator for Chunker<R> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::Realm;
 
     /// Bytes that never change between versions: keyed BLAKE3 in counter mode.
-    fn golden_bytes(seed: &str, len: usize) -> Vec<u8> {
+    pub(crate) fn golden_bytes(seed: &str, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         blake3::Hasher::new_derive_key("causeway golden vectors")
             .update(seed.as_bytes())

@@ -11,6 +11,7 @@ pub mod delta;
 pub mod manifest;
 pub mod pipeline;
 pub mod realm;
+pub mod rechunk;
 pub mod sketch;
 pub mod sparse;
 pub mod store;

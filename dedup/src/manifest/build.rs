@@ -5,7 +5,7 @@ use bytes::Bytes;
 use causeway_base::ChunkId;
 
 use super::root::{LEVELS_MAX, NODE_TAG, ROOT_ENTRY_BYTES_MAX};
-use super::{Extent, FILE_BYTES_MAX, ManifestError, ManifestRoot, codec};
+use super::{Extent, FILE_BYTES_MAX, ManifestError, ManifestRoot, NodeRef, codec};
 use crate::Realm;
 
 /// A node ends after an entry whose id's first 32 bits are a multiple of this, so it has about as many entries (4.5 KiB):
@@ -76,6 +76,34 @@ impl ManifestBuilder {
             }
         }
         Ok(())
+    }
+
+    /// Whether [`ManifestBuilder::push_node`] takes a node of this level now: a node would start here at this and every
+    /// level below, and it is certain that they are nodes and not entries of the root.
+    #[must_use]
+    pub fn takes_node(&self, level: u8) -> bool {
+        let level = usize::from(level);
+        self.hole == 0
+            && level + 1 < self.levels.len()
+            && self.levels[..=level].iter().all(|level| level.spilled && level.count == 0)
+    }
+
+    /// Appends all that a node of another manifest of this realm covers, without opening it. The result is the same as if
+    /// its extents were appended, provided that what follows is what followed there, up to a chunk at least, or the end.
+    ///
+    /// # Errors
+    /// [`ManifestError::Node`] unless [`ManifestBuilder::takes_node`]; [`ManifestError::FileTooLarge`]. Nothing is
+    /// appended then.
+    pub fn push_node(&mut self, node: &NodeRef, mut emit: impl FnMut(ChunkId, Bytes)) -> Result<(), ManifestError> {
+        if node.span == 0 || !self.takes_node(node.level) {
+            return Err(ManifestError::Node("none starts here"));
+        }
+        let size = self.size.checked_add(node.span).filter(|size| *size <= FILE_BYTES_MAX);
+        self.size = size.ok_or(ManifestError::FileTooLarge)?;
+        let above = &mut self.levels[usize::from(node.level) + 1];
+        codec::put_child(&mut above.entries, node.id, node.span);
+        above.count(node.span, Some(node.id));
+        self.spill(&mut emit)
     }
 
     fn flush_hole(&mut self, emit: &mut impl FnMut(ChunkId, Bytes)) -> Result<(), ManifestError> {

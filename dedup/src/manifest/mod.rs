@@ -6,6 +6,7 @@
 
 mod build;
 mod codec;
+pub(crate) mod cursor;
 mod root;
 mod walk;
 
