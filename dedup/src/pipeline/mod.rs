@@ -1,11 +1,12 @@
 //! The parallel way in: read → cut → hash → ask what is known → compress → hand on.
 //!
 //! Every thread does any part. One that has cut a batch of chunks gives it to a thread that has nothing to do, or goes on
-//! with it itself; so many small files and one large file both keep all threads busy, and nothing piles up: memory is about
-//! 12 MiB a thread.
+//! with it itself; so many small files and one large file both keep all threads busy, and nothing piles up: memory is at most
+//! a read buffer (4 MiB) and three batches a thread. A chunk that two threads hold at once is stored by one of them.
 //!
 //! Call it from a blocking thread.
 
+mod claims;
 mod file;
 
 use std::collections::{HashSet, VecDeque};
@@ -22,7 +23,11 @@ use crate::chunk::LEVEL_DEFAULT;
 use crate::sparse::{Segment, Segments};
 use crate::{ChunkSizes, Chunker, EncodedChunk, Extent, ManifestRoot, Realm};
 
+use claims::Claims;
 use file::Assembly;
+
+/// Most chunks that the sink is asked about at once.
+pub const BATCH_CHUNKS: usize = 4096;
 
 /// How a pipeline works.
 #[derive(Clone, Debug)]
@@ -82,7 +87,7 @@ pub trait Sink: Sync {
     /// Ends the run.
     fn missing(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, Self::Error>;
 
-    /// Takes chunks. Two threads may hand over the same chunk.
+    /// Takes chunks; they are stored when this returns. A run hands over the same chunk twice only if it is missing again.
     ///
     /// # Errors
     /// Ends the run.
@@ -117,6 +122,7 @@ pub fn import<S: Sink>(
             error: None,
         }),
         changed: Condvar::new(),
+        claims: Claims::default(),
     };
     std::thread::scope(|scope| {
         for _ in 1..options.threads.max(1) {
@@ -144,6 +150,7 @@ struct Work<'a, S: Sink, I> {
     sink: &'a S,
     shared: Mutex<Shared<I, S::Error>>,
     changed: Condvar,
+    claims: Claims,
 }
 
 struct Shared<I, E> {
@@ -272,7 +279,7 @@ impl<S: Sink, I: Iterator<Item = PathBuf> + Send> Work<'_, S, I> {
                         bytes += plain.len();
                         batch.push(Piece { file: Arc::clone(&assembly), number, plain });
                         number += 1;
-                        if bytes >= self.options.batch_bytes {
+                        if bytes >= self.options.batch_bytes || batch.len() >= BATCH_CHUNKS {
                             bytes = 0;
                             if let Err(ended) = self.hand_over(std::mem::take(batch)) {
                                 return Ok(Err(ended));
@@ -324,22 +331,36 @@ impl<S: Sink, I: Iterator<Item = PathBuf> + Send> Work<'_, S, I> {
         self.sink.done(assembly.position(), result).map_err(|error| self.fail(error))
     }
 
-    /// Encodes and hands on those of the chunks that the sink lacks.
+    /// Encodes and hands on those of the chunks that the sink lacks. All are stored when it returns.
     fn store(&self, chunks: Vec<(ChunkId, Bytes)>) -> Result<(), Ended> {
-        let mut seen = HashSet::with_capacity(chunks.len());
-        let ids: Vec<ChunkId> = chunks.iter().map(|(id, _)| *id).filter(|id| seen.insert(*id)).collect();
-        let missing = self.sink.missing(&ids).map_err(|error| self.fail(error))?;
-        if missing.is_empty() {
+        let (claim, others) = self.claims.claim(chunks.iter().map(|(id, _)| *id));
+        if !claim.ids.is_empty() {
+            store(self.sink, &claim.ids, chunks, self.options.level).map_err(|error| self.fail(error))?;
+        }
+        drop(claim);
+        if others.is_empty() {
             return Ok(());
         }
-        let mut missing: HashSet<ChunkId> = missing.into_iter().collect();
-        let encoded = chunks
-            .into_iter()
-            .filter(|(id, _)| missing.remove(id))
-            .map(|(id, plain)| EncodedChunk::encode(id, plain, self.options.level))
-            .collect();
-        self.sink.store(encoded).map_err(|error| self.fail(error))
+        // Whoever failed to store them has ended the run before giving them up.
+        if self.claims.wait(&others) && !self.lock().over { Ok(()) } else { Err(Ended) }
     }
+}
+
+/// Asks a sink which of these ids it lacks, and encodes and hands on those of the chunks.
+///
+/// # Errors
+/// The sink's.
+pub fn store<S: Sink>(sink: &S, ids: &[ChunkId], chunks: Vec<(ChunkId, Bytes)>, level: i32) -> Result<(), S::Error> {
+    let mut missing: HashSet<ChunkId> = sink.missing(ids)?.into_iter().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let encoded = chunks
+        .into_iter()
+        .filter(|(id, _)| missing.remove(id))
+        .map(|(id, plain)| EncodedChunk::encode(id, plain, level))
+        .collect();
+    sink.store(encoded)
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ struct Memory {
     chunks: Mutex<HashMap<ChunkId, EncodedChunk>>,
     done: Mutex<BTreeMap<usize, io::Result<Imported>>>,
     stores: AtomicUsize,
+    /// Chunks handed over, with repeats.
+    taken: AtomicUsize,
     /// Fails at this store.
     fail_at: Option<usize>,
 }
@@ -27,6 +29,7 @@ impl Sink for Memory {
         if self.fail_at == Some(self.stores.fetch_add(1, Ordering::Relaxed)) {
             return Err("the disk is full".into());
         }
+        self.taken.fetch_add(chunks.len(), Ordering::Relaxed);
         self.chunks.lock().unwrap().extend(chunks.into_iter().map(|chunk| (chunk.id, chunk)));
         Ok(())
     }
@@ -139,6 +142,8 @@ fn every_file_comes_out_as_it_went_in_with_any_number_of_threads() {
             }
         }
         assert_eq!(sink.root(300), sink.root(301), "the same file");
+        let (taken, distinct) = (sink.taken.load(Ordering::Relaxed), sink.chunks.lock().unwrap().len());
+        assert_eq!(taken, distinct, "no chunk is handed over twice, whoever holds it at once");
         roots.push((sink.root(300), sink.root(302)));
     }
     assert!(roots.windows(2).all(|pair| pair[0] == pair[1]), "threads do not change a manifest");

@@ -4,7 +4,7 @@
 //! [`ChunkTransfer`] (QUIC). Files are cut, hashed and compressed here, so that what a site has already never travels to
 //! it; the node verifies everything again.
 //!
-//! What is in memory at once is bounded: [`import::IN_FLIGHT_MAX`] groups of [`import::GROUP_BYTES`] while writing,
+//! What is in memory at once is bounded: a few batches of [`import::BATCH_BYTES`] a thread while writing,
 //! [`fetch::IN_FLIGHT_MAX`] batches of [`fetch::BATCH_BYTES`] while reading.
 
 pub mod error;
@@ -12,7 +12,7 @@ pub mod export;
 pub mod fetch;
 pub mod import;
 pub mod local;
-mod prepare;
+mod node_sink;
 mod progress;
 pub mod quic;
 pub mod transfer;

@@ -12,7 +12,7 @@ use crate::local::scan::{LeftOut, LocalEntry, LocalKind};
 /// Most operations that are sent as one batch: half of what a request may hold.
 const BATCH_OPS: usize = 512;
 /// Most bytes of content in one batch, well below what a request may hold.
-const BATCH_BYTES: usize = 2 << 20;
+pub(super) const BATCH_BYTES: usize = 2 << 20;
 /// So many refusals of one batch, and its items are sent one by one.
 const REFUSALS_MAX: usize = 8;
 /// How often the chunks of a batch are sent again when a node says that it lacks them.
@@ -48,7 +48,7 @@ impl Item {
         matches!(self.kind, LocalKind::File { .. })
     }
 
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         let content = |op: &Op| match op {
             Op::PutFile { content: Content::Inline(bytes), .. } => bytes.len(),
             Op::PutFile { content: Content::Manifest(manifest), .. } => manifest.root.len(),
