@@ -102,6 +102,26 @@ A source that ends in `/` means its contents, not itself. What cannot be read is
     Ls(LsArgs),
     /// Prints a file, or a range of it.
     Cat(CatArgs),
+    /// Writes standard input over a part of a file, or into it; only the edges of the change are read.
+    #[command(after_help = "\
+Examples:
+  printf new | causeway write /data/file --offset 4096            over what is there
+  causeway write /data/file --offset 0 --insert < header          before what is there
+  causeway write /data/image --offset 1073741824 < part -o json   bytes read and uploaded
+A gap behind the end becomes a hole. If somebody else changes the file meanwhile, the change is made again to what they left
+(an insertion is refused). Readers see the file as it was or as it is then, never half of it.")]
+    Write(WriteArgs),
+    /// Writes standard input behind the end of a file; two appends at once never overwrite each other.
+    #[command(after_help = "\
+Example:
+  causeway append /data/log < today.log")]
+    Append(AppendArgs),
+    /// Cuts a file, or lengthens it by a hole.
+    #[command(after_help = "\
+Examples:
+  causeway truncate /data/file 0
+  causeway truncate /data/image 10GiB")]
+    Truncate(TruncateArgs),
     /// Shows what is known of a file or folder.
     Stat(StatArgs),
     /// Makes a folder.
@@ -326,6 +346,44 @@ pub struct CatArgs {
     /// How fresh.
     #[command(flatten)]
     pub read: ReadArgs,
+}
+
+/// `write`
+#[derive(Debug, Args)]
+pub struct WriteArgs {
+    /// Path in the namespace; the file must exist.
+    pub path: String,
+    /// First byte that is written.
+    #[arg(long)]
+    pub offset: u64,
+    /// Put the new bytes before what is there, instead of over it.
+    #[arg(long)]
+    pub insert: bool,
+    /// Refuse (exit code 5) unless the file has exactly this version, as `causeway stat` shows it.
+    #[arg(long, value_name = "VERSION")]
+    pub if_version: Option<u64>,
+}
+
+/// `append`
+#[derive(Debug, Args)]
+pub struct AppendArgs {
+    /// Path in the namespace; the file must exist.
+    pub path: String,
+    /// Refuse (exit code 5) unless the file has exactly this version, as `causeway stat` shows it.
+    #[arg(long, value_name = "VERSION")]
+    pub if_version: Option<u64>,
+}
+
+/// `truncate`
+#[derive(Debug, Args)]
+pub struct TruncateArgs {
+    /// Path in the namespace; the file must exist.
+    pub path: String,
+    /// Its length then: bytes, or with a unit as in 10GiB.
+    pub size: causeway_base::ByteSize,
+    /// Refuse (exit code 5) unless the file has exactly this version, as `causeway stat` shows it.
+    #[arg(long, value_name = "VERSION")]
+    pub if_version: Option<u64>,
 }
 
 /// `stat`

@@ -7,6 +7,7 @@ mod batch;
 pub(crate) mod copy;
 mod dev;
 mod dr;
+mod edit;
 pub mod exit;
 mod feed;
 pub(crate) mod files;
@@ -82,6 +83,9 @@ async fn client(global: &args::Global, command: Command) -> anyhow::Result<Exit>
         Command::Cp(args) => copy::cp(global, args).await,
         Command::Ls(args) => files::ls(global, args).await,
         Command::Cat(args) => files::cat(global, args).await,
+        Command::Write(args) => edit::write(global, args).await,
+        Command::Append(args) => edit::append(global, args).await,
+        Command::Truncate(args) => edit::truncate(global, args).await,
         Command::Stat(args) => files::stat(global, args).await,
         Command::Mkdir(args) => files::mkdir(global, args).await,
         Command::Mv(args) => files::mv(global, args).await,

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use causeway::cluster::{LocalCluster, NewCluster, create};
@@ -71,6 +71,27 @@ impl Cluster {
             self.ok([OsStr::new("--output"), OsStr::new("json")].into_iter().chain(args.iter().map(AsRef::as_ref)));
         serde_json::from_slice(&output).unwrap()
     }
+}
+
+/// Runs a command that reads `input` from its standard input.
+pub(crate) fn feed<S: AsRef<OsStr>>(
+    cluster: &Cluster,
+    args: impl IntoIterator<Item = S>,
+    input: Vec<u8>,
+) -> std::thread::JoinHandle<Output> {
+    use std::io::Write as _;
+    let mut command = Command::new(PROGRAM);
+    command.args(["--output", "json"]).arg("--config").arg(&cluster.config.path).args(args);
+    command.env_remove("CAUSEWAY_CONFIG").env_remove("CAUSEWAY_SITE");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::spawn(move || {
+        // One that has refused reads no more.
+        let _ = stdin.write_all(&input);
+        drop(stdin);
+        child.wait_with_output().unwrap()
+    })
 }
 
 pub(crate) fn run_with<S: AsRef<OsStr>>(config: &Path, args: impl IntoIterator<Item = S>) -> Output {

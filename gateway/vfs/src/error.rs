@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use causeway_base::RetryClass;
 use causeway_dedup::ManifestError;
+use causeway_dedup::rechunk::PlanError;
 use causeway_namespace::client::ClientError;
 use causeway_namespace_core::command::Errno;
 
@@ -50,6 +51,24 @@ pub enum VfsError {
         /// What is wrong with it.
         source: ManifestError,
     },
+    /// The change does not fit the file.
+    #[error("{path}")]
+    Plan {
+        /// Path in the namespace, as text.
+        path: String,
+        /// Why.
+        source: PlanError,
+    },
+    /// Another writer was faster, too often or where that matters.
+    #[error(
+        "{path}: was changed by others while this was written ({attempts} times); nothing was written: look at it, then try again"
+    )]
+    Changed {
+        /// Path in the namespace, as text.
+        path: String,
+        /// How often it was tried.
+        attempts: u32,
+    },
     /// A local file or folder.
     #[error("{what} {path}", path = path.display())]
     Local {
@@ -75,9 +94,12 @@ impl VfsError {
     #[must_use]
     pub fn retry_class(&self) -> RetryClass {
         match self {
-            Self::Posix { .. } | Self::NoVolume { .. } | Self::CrossVolume { .. } | Self::Local { .. } => {
-                RetryClass::Refused
-            }
+            Self::Posix { .. }
+            | Self::NoVolume { .. }
+            | Self::CrossVolume { .. }
+            | Self::Plan { .. }
+            | Self::Local { .. } => RetryClass::Refused,
+            Self::Changed { .. } => RetryClass::Transient,
             Self::Client(error) => error.retry_class(),
             Self::Transfer(error) => error.retry_class(),
             Self::Manifest { .. } => RetryClass::Damaged,

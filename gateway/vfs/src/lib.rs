@@ -7,6 +7,7 @@
 //! What is in memory at once is bounded: a few batches of [`import::BATCH_BYTES`] a thread while writing,
 //! [`fetch::IN_FLIGHT_MAX`] batches of [`fetch::BATCH_BYTES`] while reading.
 
+pub mod edit;
 pub mod error;
 pub mod export;
 pub mod fetch;
