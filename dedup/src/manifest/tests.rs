@@ -250,3 +250,44 @@ fn golden_root() {
     assert_eq!((root.level(), chunks.0.len()), (1, 14));
     assert_eq!(blake3::hash(root.as_bytes()).to_string()[..32], *"346267de58b8ee4c451b210b4606c900");
 }
+
+/// One file with everything in it: noise, a hole, zeros that are data, text. For each average chunk size its root as a
+/// full pass makes it (`docs/formats/chunking.md` has these values too).
+#[test]
+fn golden_files() {
+    use crate::chunker::tests::golden_bytes;
+    use crate::{ChunkSizes, chunker};
+
+    let realm = Realm::new("golden", *b"causeway golden vectors, key 001");
+    let line = |n: u32| format!("{n} {}\n", n.wrapping_mul(2_654_435_761)).into_bytes();
+    let before = golden_bytes("file", 4 << 20);
+    let behind: Vec<u8> = vec![0; 600_000].into_iter().chain((0..200_000).flat_map(line)).collect();
+    let found = [16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10].map(|avg| {
+        let sizes = ChunkSizes::from_avg(avg).unwrap();
+        let mut builder = ManifestBuilder::new(realm.clone());
+        let mut nodes = 0;
+        let mut push = |extent| builder.push(extent, |_, _| nodes += 1).unwrap();
+        let mut chunks = 0;
+        let mut run = |bytes: &[u8], push: &mut dyn FnMut(Extent)| {
+            for plain in chunker::chunks(Bytes::copy_from_slice(bytes), sizes) {
+                chunks += 1;
+                push(Extent::Chunk { id: realm.chunk_id(&plain), len: u32::try_from(plain.len()).unwrap() });
+            }
+        };
+        run(&before, &mut push);
+        push(Extent::Hole { len: 1 << 20 });
+        run(&behind, &mut push);
+        let root = builder.finish(|_, _| nodes += 1).unwrap();
+        let hash = blake3::hash(root.as_bytes()).to_hex();
+        format!("{} KiB: {} bytes, {chunks} chunks, {nodes} nodes, root {}", avg >> 10, root.size(), &hash[..32])
+    });
+    assert_eq!(found, GOLDEN_FILES);
+}
+
+const GOLDEN_FILES: [&str; 5] = [
+    "16 KiB: 9280024 bytes, 396 chunks, 2 nodes, root 52f2291c1f60f0e91fa14e154828017d",
+    "32 KiB: 9280024 bytes, 192 chunks, 0 nodes, root 67dd66ade7b5b62a63e2ffe66e2ab1c3",
+    "64 KiB: 9280024 bytes, 92 chunks, 0 nodes, root 59d75e392945aabfb44f123b84d2b8b5",
+    "128 KiB: 9280024 bytes, 48 chunks, 0 nodes, root a0e2043e42e9d2e3f132d5cdbef9620e",
+    "256 KiB: 9280024 bytes, 22 chunks, 0 nodes, root 101b798a697a96cfba7ac6f654aacb15",
+];
