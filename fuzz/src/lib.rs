@@ -1,0 +1,3 @@
+//! The fuzz targets of Causeway's decoders.
+
+pub mod targets;

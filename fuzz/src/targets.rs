@@ -1,0 +1,190 @@
+//! The bodies of the fuzz targets: each takes any bytes, and panics if a decoder does something that it must not.
+//!
+//! `fuzz/fuzz_targets` runs them under cargo-fuzz; `chaos-tests/tests/decoders.rs` replays the corpus and mutations of it with
+//! the stable compiler.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use causeway_base::{ChunkId, VolumeId};
+use causeway_dedup::manifest::{NodeContent, NodeRef};
+use causeway_dedup::store::{ChunkStore, INDEX_SPACES, StoreOptions};
+use causeway_dedup::{EncodedChunk, Manifest, ManifestRoot, Realm};
+use causeway_namespace_core::command::Command;
+use causeway_namespace_core::encode;
+use causeway_namespace_core::inode::Inode;
+use causeway_namespace_raft::wal::{Wal, WalOptions};
+use causeway_replicator::wire::{ChunkRequest, Frame, Received, Receiver};
+use causeway_repository::run::{Loaded, RunKind};
+use causeway_storage::disk::{Disk, Open, SimDisk};
+use causeway_storage::kv::MemoryKv;
+
+/// A decoder under test.
+pub type Target = fn(&[u8]);
+
+/// All of them, by the names of their folders in `fuzz/corpus`.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("chunk", chunk),
+    ("command", command),
+    ("inode", inode),
+    ("manifest_node", manifest_node),
+    ("manifest_root", manifest_root),
+    ("pack", pack),
+    ("request", request),
+    ("run", run),
+    ("wal", wal),
+    ("wire_frames", wire_frames),
+];
+
+/// The realm of the corpus.
+#[must_use]
+pub fn realm() -> Realm {
+    Realm::new("fuzz", *b"a key that everybody may know...")
+}
+
+/// A root that decodes is the encoding of what it decodes to, and adds up.
+pub fn manifest_root(bytes: &[u8]) {
+    root(bytes);
+    // And with a checksum that holds, as an attacker would seal it.
+    if let Some(covered) = bytes.len().checked_sub(4) {
+        let mut sealed = bytes[..covered].to_vec();
+        sealed.extend_from_slice(&crc32c::crc32c(&sealed).to_le_bytes());
+        root(&sealed);
+    }
+}
+
+fn root(bytes: &[u8]) {
+    let Ok(root) = ManifestRoot::decode(bytes) else { return };
+    assert_eq!(root.as_bytes(), bytes);
+    match root.content().expect("it was checked") {
+        NodeContent::Extents(extents) => {
+            let manifest = Manifest::new(extents).expect("each extent was checked");
+            assert_eq!(manifest.size, root.size());
+            assert_eq!(manifest.store(&realm(), |_, _| {}).expect("it was one").size(), root.size());
+        }
+        NodeContent::Nodes(nodes) => assert_eq!(nodes.iter().map(|node| node.span).sum::<u64>(), root.size()),
+    }
+    let walked = root.walk(root.size() / 2, |_| Err::<Bytes, ()>(())).take(100_000).last();
+    assert!(root.level() > 0 || walked.is_none_or(|placed| placed.is_ok()));
+}
+
+/// Eight bytes of span and one of level, then a node.
+pub fn manifest_node(bytes: &[u8]) {
+    let Some((span, rest)) = bytes.split_first_chunk() else { return };
+    let Some((level, plain)) = rest.split_first() else { return };
+    let span = u64::from_le_bytes(*span);
+    let node = NodeRef { id: ChunkId([0; 32]), span, level: *level };
+    let sum: u64 = match node.open(plain) {
+        Err(_) => return,
+        Ok(NodeContent::Extents(extents)) => extents.iter().map(causeway_dedup::Extent::len).sum(),
+        Ok(NodeContent::Nodes(nodes)) => {
+            assert!(nodes.iter().all(|below| below.level + 1 == node.level));
+            nodes.iter().map(|below| below.span).sum()
+        }
+    };
+    assert_eq!(sum, span);
+}
+
+/// The wire header of a chunk and its payload: what decodes is what the id names.
+pub fn chunk(bytes: &[u8]) {
+    let Some((header, payload)) = bytes.split_first_chunk::<{ EncodedChunk::HEADER_BYTES }>() else { return };
+    let Ok((mut chunk, len)) = EncodedChunk::from_header(header) else { return };
+    chunk.payload = Bytes::copy_from_slice(&payload[..payload.len().min(len)]);
+    if let Ok(plain) = chunk.decode(&realm()) {
+        assert_eq!(plain.len(), chunk.raw_len as usize);
+        assert_eq!(realm().chunk_id(&plain), chunk.id);
+    }
+}
+
+/// A pack file: the store opens and says what is wrong, or gives what was stored; it never gives other bytes.
+pub fn pack(bytes: &[u8]) {
+    let disk = SimDisk::new(1);
+    let dir = Path::new("/packs");
+    put(&disk, dir, "00000001.pack", bytes);
+    let kv = Arc::new(MemoryKv::new(INDEX_SPACES));
+    let options = StoreOptions { reserve_bytes: 0, seed: 1, ..StoreOptions::default() };
+    let Ok((store, _)) = ChunkStore::open(Arc::new(disk), dir, kv, options) else { return };
+    let ids: Vec<ChunkId> = store.iter_ids().flatten().take(10_000).collect();
+    for id in ids {
+        if let Ok(Some(chunk)) = store.get(&id) {
+            assert_eq!(chunk.id, id);
+            // A pack's checksums are no proof against forgery; the id is.
+            let _ = chunk.decode(&realm());
+        }
+    }
+}
+
+/// A segment of the write-ahead log.
+pub fn wal(bytes: &[u8]) {
+    let disk = SimDisk::new(1);
+    let dir = Path::new("/wal");
+    put(&disk, dir, "00000000000000000001.log", bytes);
+    let options =
+        WalOptions { segment_bytes: 64 << 10, cache_bytes: 4 << 10, queue_bytes: 1 << 20, seed: 1, threaded: false };
+    let Ok((wal, _)) = Wal::open(Arc::new(disk), dir, options) else { return };
+    for group in wal.groups().into_iter().chain([VolumeId(1)]) {
+        let log = wal.group(group);
+        let _ = (log.vote(), log.purged(), log.read(log.range(), 1 << 20));
+    }
+}
+
+fn put(disk: &SimDisk, dir: &Path, name: &str, bytes: &[u8]) {
+    disk.create_dir_all(dir).expect("a folder in memory");
+    let file = disk.open(&dir.join(name), Open::CreateNew).expect("a file in memory");
+    file.write_all_at(bytes, 0).expect("memory");
+    file.sync_data().expect("memory");
+    disk.sync_dir(dir).expect("memory");
+}
+
+/// A segment of an image's run, and what it lists.
+pub fn run(bytes: &[u8]) {
+    for kind in [RunKind::Image, RunKind::ChunkIndex] {
+        let Ok(loaded) = Loaded::open(Bytes::copy_from_slice(bytes), kind) else { continue };
+        let _ = loaded.iter().take(100_000).last();
+    }
+}
+
+/// A request of the chunk service: what decodes encodes to something that decodes to the same.
+pub fn request(bytes: &[u8]) {
+    let Ok(request) = ChunkRequest::decode(bytes) else { return };
+    if let Ok(again) = request.encode() {
+        assert_eq!(ChunkRequest::decode(&again).as_ref(), Ok(&request));
+    }
+}
+
+/// Frames, each with four bytes of length before it, as a client receives them.
+pub fn wire_frames(bytes: &[u8]) {
+    let plain: Vec<Bytes> = (0..4_u8).map(|number| vec![number; 500].into()).collect();
+    let chunks = plain.iter().map(|plain| (realm().chunk_id(plain), None)).collect();
+    let mut receiver = Receiver::new(realm(), chunks);
+    let mut rest = bytes;
+    while let Some((len, behind)) = rest.split_first_chunk() {
+        let len = (u32::from_le_bytes(*len) as usize).min(behind.len());
+        let (frame, behind) = behind.split_at(len);
+        rest = behind;
+        let Ok(frame) = Frame::parse(Bytes::copy_from_slice(frame)) else { continue };
+        let taken = receiver.frame(frame, |received| {
+            if let Received::Chunk { index, plain: found, .. } = received {
+                assert_eq!(found, plain[index]);
+            }
+        });
+        if taken.is_err() {
+            return;
+        }
+    }
+}
+
+/// An entry of a volume's log.
+pub fn command(bytes: &[u8]) {
+    if let Ok(command) = Command::decode(bytes) {
+        assert_eq!(Command::decode(&command.encode()).ok(), Some(command));
+    }
+}
+
+/// An inode as the state store and the images keep it.
+pub fn inode(bytes: &[u8]) {
+    if let Ok(inode) = encode::from_bytes::<Inode>(bytes, 1 << 20) {
+        assert_eq!(encode::from_bytes(&encode::to_bytes(&inode), 1 << 20).ok(), Some(inode));
+    }
+}
