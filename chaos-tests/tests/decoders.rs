@@ -28,9 +28,9 @@ use causeway_storage::kv::MemoryKv;
 use targets::{TARGETS, Target, realm};
 
 /// Mutated inputs for each target when nothing else is said: a few seconds for all.
-const ROUNDS: u64 = 1500;
+const ROUNDS: u64 = 4000;
 /// Opening a store or a log takes longer than decoding a record.
-const ROUNDS_OF_FILES: u64 = 250;
+const ROUNDS_OF_FILES: u64 = 600;
 
 fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus")
@@ -93,6 +93,12 @@ fn the_samples_decode() {
     }
     for sample in samples("command") {
         Command::decode(&sample).unwrap();
+    }
+    for sample in samples("pack") {
+        assert!(targets::stored(&sample) >= 4, "a pack's chunks are found");
+    }
+    for sample in samples("wal") {
+        assert!(targets::logged(&sample) >= 38, "a log's entries are found");
     }
     for sample in samples("run") {
         causeway_repository::run::Loaded::open(sample.into(), RunKind::Image).unwrap();

@@ -37,6 +37,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("wire_frames", wire_frames),
 ];
 
+/// Of the log's segments.
+const SEGMENT_BYTES: usize = 64 << 10;
+
 /// The realm of the corpus.
 #[must_use]
 pub fn realm() -> Realm {
@@ -97,36 +100,59 @@ pub fn chunk(bytes: &[u8]) {
     }
 }
 
-/// A pack file: the store opens and says what is wrong, or gives what was stored; it never gives other bytes.
+/// A pack file: the store opens and says what is wrong, or gives what was stored.
 pub fn pack(bytes: &[u8]) {
+    stored(bytes);
+}
+
+/// How many chunks a store finds in a pack.
+pub fn stored(bytes: &[u8]) -> usize {
     let disk = SimDisk::new(1);
     let dir = Path::new("/packs");
-    put(&disk, dir, "00000001.pack", bytes);
+    // The number is in the header too: that of a store's first pack.
+    put(&disk, dir, "00000000.pack", bytes);
     let kv = Arc::new(MemoryKv::new(INDEX_SPACES));
     let options = StoreOptions { reserve_bytes: 0, seed: 1, ..StoreOptions::default() };
-    let Ok((store, _)) = ChunkStore::open(Arc::new(disk), dir, kv, options) else { return };
+    let Ok((store, _)) = ChunkStore::open(Arc::new(disk), dir, kv, options) else { return 0 };
     let ids: Vec<ChunkId> = store.iter_ids().flatten().take(10_000).collect();
-    for id in ids {
-        if let Ok(Some(chunk)) = store.get(&id) {
-            assert_eq!(chunk.id, id);
+    for id in &ids {
+        if let Ok(Some(chunk)) = store.get(id) {
+            assert_eq!(chunk.id, *id);
             // A pack's checksums are no proof against forgery; the id is.
             let _ = chunk.decode(&realm());
         }
     }
+    ids.len()
 }
 
 /// A segment of the write-ahead log.
 pub fn wal(bytes: &[u8]) {
+    logged(bytes);
+}
+
+/// How many entries a log finds in a segment.
+pub fn logged(bytes: &[u8]) -> usize {
     let disk = SimDisk::new(1);
     let dir = Path::new("/wal");
-    put(&disk, dir, "00000000000000000001.log", bytes);
-    let options =
-        WalOptions { segment_bytes: 64 << 10, cache_bytes: 4 << 10, queue_bytes: 1 << 20, seed: 1, threaded: false };
-    let Ok((wal, _)) = Wal::open(Arc::new(disk), dir, options) else { return };
+    // A segment has its full length from the start.
+    let mut segment = bytes.to_vec();
+    segment.resize(segment.len().max(SEGMENT_BYTES), 0);
+    put(&disk, dir, "00000000000000000001.log", &segment);
+    let options = WalOptions {
+        segment_bytes: SEGMENT_BYTES as u64,
+        cache_bytes: 4 << 10,
+        queue_bytes: 1 << 20,
+        seed: 1,
+        threaded: false,
+    };
+    let Ok((wal, _)) = Wal::open(Arc::new(disk), dir, options) else { return 0 };
+    let mut entries = 0;
     for group in wal.groups().into_iter().chain([VolumeId(1)]) {
         let log = wal.group(group);
-        let _ = (log.vote(), log.purged(), log.read(log.range(), 1 << 20));
+        let _ = (log.vote(), log.purged());
+        entries += log.read(log.range(), 1 << 20).map_or(0, |read| read.len());
     }
+    entries
 }
 
 fn put(disk: &SimDisk, dir: &Path, name: &str, bytes: &[u8]) {
