@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_base::{Ino, Seq, Timestamp, VolumeId};
+use causeway_dedup::delta::{self, Base};
 use causeway_dedup::store::{ChunkStore, INDEX_SPACES, StoreOptions};
 use causeway_dedup::{EncodedChunk, Extent, Manifest};
 use causeway_namespace_core::command::{At, Command, Expect, Op, Request, RequestBody, SessionId};
 use causeway_namespace_core::encode;
 use causeway_namespace_core::inode::{Attr, Body, Content, Inode, ManifestRef};
 use causeway_namespace_raft::wal::{Wal, WalOptions};
-use causeway_replicator::wire::{Cause, ChunkRequest, EndCounts, Form, Frame, StreamEncoder};
+use causeway_replicator::wire::{Bases, Cause, ChunkRequest, EndCounts, Form, Frame, StreamEncoder};
 use causeway_repository::run::{RunKind, SegmentBuilder};
 use causeway_storage::disk::{Disk, Open, SimDisk};
 use causeway_storage::kv::MemoryKv;
@@ -193,6 +194,7 @@ fn samples(target: &str) -> Vec<Vec<u8>> {
         "manifest_root" => [0, 1, 5, 200, 3000].map(|count| root(count).to_vec()).into(),
         "manifest_node" => nodes(),
         "chunk" => chunks().iter().map(|chunk| [&chunk.header()[..], &chunk.payload].concat()).collect(),
+        "delta" => deltas(),
         "pack" => vec![pack(false), pack(true)],
         "wal" => vec![wal()],
         "run" => [0, 3, 2000].map(segment).into(),
@@ -225,6 +227,25 @@ fn chunks() -> Vec<EncodedChunk> {
     [text, noise(1, 700), vec![0; 20_000], b"x".to_vec()]
         .into_iter()
         .map(|plain| EncodedChunk::encode(realm().chunk_id(&plain), plain.into(), 3))
+        .collect()
+}
+
+/// One byte changed, and every number changed a little: the two codecs.
+fn deltas() -> Vec<Vec<u8>> {
+    let base = targets::base();
+    let mut edited = base.clone();
+    edited[40_000] ^= 1;
+    let drifted: Vec<u8> =
+        base.chunks(4).flat_map(|word| [word[0].wrapping_add(3), word[1], word[2], word[3]]).collect();
+    [edited, drifted]
+        .iter()
+        .map(|plain| {
+            let bases = [Base { plain: &base, align: Some(0), depth: 0 }];
+            let delta = delta::encode(plain, &bases, plain.len(), 3).unwrap();
+            let decoded = delta::decode(delta.codec, &delta.body, &base, plain.len() as u32).unwrap();
+            assert_eq!(decoded, plain[..]);
+            [&[delta.codec.to_byte()][..], &(plain.len() as u32).to_le_bytes(), &delta.body].concat()
+        })
         .collect()
 }
 
@@ -284,16 +305,19 @@ fn segment(records: u32) -> Vec<u8> {
 }
 
 fn requests() -> Vec<Vec<u8>> {
-    let ids = |count: u8| (0..count).map(|number| realm().chunk_id(&[number])).collect();
-    [(0, Form::Stored), (3, Form::WAN)]
+    let ids = |count: u8| (0..count).map(|number| realm().chunk_id(&[number])).collect::<Vec<_>>();
+    let mut bases = Bases::default();
+    assert!(bases.push(1, &ids(2), -9));
+    [(0, Form::Stored, Bases::default()), (3, Form::WAN, bases)]
         .into_iter()
-        .map(|(count, form)| ChunkRequest {
+        .map(|(count, form, bases)| ChunkRequest {
             realm: "default".into(),
             volume: Some(VolumeId(3)),
             cause: Cause::Query,
             origin: Some("zurich".parse().unwrap()),
             form,
             ids: ids(count),
+            bases,
         })
         .map(|request| request.encode().unwrap().to_vec())
         .collect()
@@ -307,8 +331,13 @@ fn frames() -> Vec<Vec<u8>> {
     piece.extend_from_slice(&stream.push(1, &plain[1]).unwrap().unwrap_or_default());
     piece.extend_from_slice(&stream.finish().unwrap());
     let encoded = EncodedChunk::encode(realm().chunk_id(&plain[2]), plain[2].clone().into(), 3);
-    let by_itself =
-        Frame::Chunk { index: 2, codec: encoded.codec, raw_len: encoded.raw_len, payload: encoded.payload.clone() };
+    let by_itself = Frame::Chunk {
+        index: 2,
+        codec: encoded.codec,
+        base: 0,
+        raw_len: encoded.raw_len,
+        payload: encoded.payload.clone(),
+    };
     let end = Frame::End(EndCounts { chunks: 3, missing: 1, ..EndCounts::default() });
     let answer = [Frame::Stream(piece.into()), by_itself.clone(), Frame::Missing(vec![3]), end.clone()];
     let stored = [by_itself, Frame::Missing(vec![0, 1, 3]), end];

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use causeway_base::{ChunkId, VolumeId};
 use causeway_dedup::manifest::{NodeContent, NodeRef};
 use causeway_dedup::store::{ChunkStore, INDEX_SPACES, StoreOptions};
-use causeway_dedup::{EncodedChunk, Manifest, ManifestRoot, Realm};
+use causeway_dedup::{Codec, EncodedChunk, Manifest, ManifestRoot, Realm};
 use causeway_namespace_core::command::Command;
 use causeway_namespace_core::encode;
 use causeway_namespace_core::inode::Inode;
@@ -27,6 +27,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("chunk", chunk),
     ("command", command),
+    ("delta", delta),
     ("inode", inode),
     ("manifest_node", manifest_node),
     ("manifest_root", manifest_root),
@@ -97,6 +98,22 @@ pub fn chunk(bytes: &[u8]) {
     if let Ok(plain) = chunk.decode(&realm()) {
         assert_eq!(plain.len(), chunk.raw_len as usize);
         assert_eq!(realm().chunk_id(&plain), chunk.id);
+    }
+}
+
+/// What deltas of the corpus are made against.
+#[must_use]
+pub fn base() -> Vec<u8> {
+    (0..20_000_u32).flat_map(|number| (number.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect()
+}
+
+/// A codec, four bytes of plain length, and the body of a delta against [`base`].
+pub fn delta(bytes: &[u8]) {
+    let Some((codec, rest)) = bytes.split_first() else { return };
+    let Some((raw_len, body)) = rest.split_first_chunk() else { return };
+    let (Ok(codec), raw_len) = (Codec::from_byte(*codec), u32::from_le_bytes(*raw_len)) else { return };
+    if let Ok(plain) = causeway_dedup::delta::decode(codec, body, &base(), raw_len) {
+        assert_eq!(plain.len(), raw_len as usize);
     }
 }
 
