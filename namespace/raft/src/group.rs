@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ pub struct Group {
     pub(crate) receiver: Receiver,
     pub(crate) server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
     pub(crate) home: Mutex<Option<NodeId>>,
+    pub(crate) home_changed: AtomicBool,
 }
 
 impl fmt::Debug for Group {
@@ -185,6 +187,7 @@ impl Group {
             committed: seq(&metrics.cluster_committed),
             applied: meta.seq(),
             voters: metrics.membership_config.voter_ids().map(NodeId).collect::<BTreeSet<_>>(),
+            learners: metrics.membership_config.membership().learner_ids().map(NodeId).collect(),
             purged: seq(&metrics.purged),
             snapshot: seq(&metrics.snapshot),
             digest: meta.digest.to_string(),
@@ -208,6 +211,40 @@ impl Group {
         }
         let asked = self.raft.trigger().transfer_leader(to.0).await;
         asked.map_err(|fatal| ProposeError::Stopped(crate::store::chain(&fatal)))
+    }
+
+    /// Asks for leadership to go home at once, if home votes and has caught up; `false` if there is nothing to do or it
+    /// cannot be done now. What brings leadership back after a failure waits until home has been well for some seconds;
+    /// this is for moves that a person asked for.
+    ///
+    /// Cancel safety: as [`Group::transfer_leader`].
+    ///
+    /// # Errors
+    /// As [`Group::transfer_leader`].
+    pub async fn go_home_now(&self, steady: Duration) -> Result<bool, ProposeError> {
+        let Some(home) = self.home().filter(|home| *home != self.node) else { return Ok(false) };
+        if !self.is_leader() || !self.is_caught_up(home, steady) {
+            return Ok(false);
+        }
+        self.transfer_leader(home).await.map(|()| true)
+    }
+
+    /// Sets where leadership should be. A change of what was set is remembered for [`Group::take_home_changed`].
+    pub fn set_home(&self, home: Option<NodeId>) {
+        let before = std::mem::replace(&mut *lock(&self.home), home);
+        if before.is_some() && before != home {
+            self.mark_home_changed();
+        }
+    }
+
+    /// Whether home was changed since it was last asked.
+    pub fn take_home_changed(&self) -> bool {
+        self.home_changed.swap(false, Ordering::Relaxed)
+    }
+
+    /// Has the next [`Group::take_home_changed`] say yes.
+    pub fn mark_home_changed(&self) {
+        self.home_changed.store(true, Ordering::Relaxed);
     }
 
     /// Where leadership should be.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -174,7 +175,7 @@ impl Groups {
     pub async fn start(&self, id: VolumeId, spec: GroupSpec) -> Result<Arc<Group>, StartError> {
         let _one = self.starting.lock().await;
         if let Some(group) = self.get(id) {
-            *group.home.lock().unwrap_or_else(PoisonError::into_inner) = spec.home;
+            group.set_home(spec.home);
             return Ok(group);
         }
         if self.stop.is_cancelled() {
@@ -231,6 +232,7 @@ impl Groups {
             coalescer,
             receiver,
             home: Mutex::new(spec.home),
+            home_changed: AtomicBool::new(false),
             raft,
         }))
     }
@@ -263,6 +265,18 @@ impl Groups {
             ..Config::default()
         };
         config.validate().map_err(|error| StartError::Config(error.to_string()))
+    }
+
+    /// Ends a group that this node is no member of any more. Its log and state stay on the disk: should the node become a
+    /// member again, it comes back with its memory of what it voted for.
+    ///
+    /// Cancel safety: dropped, the group may run on; ask again.
+    pub async fn stop(&self, id: VolumeId) {
+        let _one = self.starting.lock().await;
+        let Some(group) = self.lock().remove(&id) else { return };
+        if let Err(error) = group.raft.shutdown().await {
+            tracing::warn!(group = %id, %error, "a group did not stop in order");
+        }
     }
 
     /// A running group.

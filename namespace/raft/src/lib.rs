@@ -14,6 +14,7 @@ pub mod error;
 mod group;
 mod groups;
 pub mod link;
+mod membership;
 pub mod memory_link;
 mod read_index;
 mod seed;
@@ -26,6 +27,7 @@ pub use error::{HandleError, ProposeError, ReadIndexError, StartError, WaitError
 pub use group::Group;
 pub use groups::{GroupSpec, Groups, GroupsConfig, Retention};
 pub use link::{LinkError, PeerLink, PeerRequest};
+pub use membership::{Driven, Members};
 pub use seed::{Seed, SeedError};
 pub use status::{GroupState, GroupStatus, Proposed, Timing};
 pub use store::{STATE_SPACES, StateStore, StateView};

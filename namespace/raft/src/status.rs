@@ -41,6 +41,8 @@ pub struct GroupStatus {
     pub applied: Seq,
     /// Members that vote.
     pub voters: BTreeSet<NodeId>,
+    /// Members that do not vote.
+    pub learners: BTreeSet<NodeId>,
     /// The log is purged up to here.
     pub purged: Seq,
     /// Last Raft snapshot built or installed here.

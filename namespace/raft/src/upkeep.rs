@@ -126,15 +126,22 @@ impl Group {
     }
 
     /// Whether a voter answers, and has nearly all of the log.
-    fn is_caught_up(&self, node: NodeId, steady: Duration) -> bool {
+    pub(crate) fn is_caught_up(&self, node: NodeId, steady: Duration) -> bool {
+        let is_voter = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.voter_ids().any(|id| id == node.0)
+        };
+        is_voter && self.has_caught_up(node, steady)
+    }
+
+    /// Whether a member answers, and has nearly all of the log.
+    pub(crate) fn has_caught_up(&self, node: NodeId, steady: Duration) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let is_voter = metrics.membership_config.voter_ids().any(|id| id == node.0);
         let matched = metrics.replication.as_ref().and_then(|all| all.get(&node.0)).and_then(|id| *id);
         let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(&node.0)).and_then(|at| *at);
         let last = metrics.last_log_index.unwrap_or(0);
-        is_voter
-            && matched.is_some_and(|id| id.index + HOME_LAG >= last)
-            && heard.is_some_and(|at| at.elapsed() < steady)
+        matched.is_some_and(|id| id.index + HOME_LAG >= last) && heard.is_some_and(|at| at.elapsed() < steady)
     }
 }

@@ -4,4 +4,5 @@
 mod basics;
 mod cluster;
 mod faults;
+mod membership;
 mod seed;
