@@ -137,7 +137,15 @@ async fn cluster(ca: &CertificateAuthority, dir: PathBuf) -> (Vec<Arc<Namespace>
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let grpc = listener.local_addr().unwrap().to_string();
         let site = site.parse().unwrap();
-        records.push(NodeRecord { id: NodeId(id), site, store: None, grpc, quic: "127.0.0.1:1".to_owned() });
+        records.push(NodeRecord {
+            id: NodeId(id),
+            site,
+            store: None,
+            grpc,
+            quic: "127.0.0.1:1".to_owned(),
+            witness: false,
+            state: Default::default(),
+        });
         listeners.push(listener);
     }
     let mut nodes = Vec::new();
@@ -170,6 +178,9 @@ async fn volume(client: &NamespaceClient) -> VolumeId {
         name: "bench".to_owned(),
         mount: "/bench".into(),
         home: "zurich".parse().unwrap(),
+        survive: None,
+        residency: Default::default(),
+        learners: Vec::new(),
         voters: Vec::new(),
         replicas: Vec::new(),
         caches: Vec::new(),

@@ -9,7 +9,7 @@ use causeway_namespace_core::command::Errno;
 use causeway_namespace_core::path;
 use causeway_namespace_core::query;
 use causeway_namespace_core::records::{ReadError, Records};
-use causeway_namespace_core::root::{ClusterRecord, NodeRecord, VolumeRecord};
+use causeway_namespace_core::root::{ClusterRecord, NodeRecord, TopologyRecord, VolumeRecord};
 
 use crate::entry::Place;
 
@@ -20,6 +20,8 @@ pub struct Catalog {
     pub seq: Seq,
     /// `None` until the cluster is set up.
     pub cluster: Option<ClusterRecord>,
+    /// What was declared.
+    pub topology: TopologyRecord,
     /// By id.
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     /// By id.
@@ -37,7 +39,8 @@ impl Catalog {
         let cluster = query::cluster(records)?;
         let nodes = query::nodes(records)?.into_iter().map(|node| (node.id, node)).collect();
         let volumes: BTreeMap<_, _> = query::volumes(records)?.into_iter().map(|volume| (volume.id, volume)).collect();
-        Ok(Self { seq, cluster, nodes, mounts: mounts(&volumes), volumes })
+        let topology = query::topology(records)?;
+        Ok(Self { seq, cluster, topology, nodes, mounts: mounts(&volumes), volumes })
     }
 
     /// A volume by its name.
@@ -92,7 +95,10 @@ mod tests {
                 name: format!("volume-{at}"),
                 mount: Bytes::copy_from_slice(mount.as_bytes()),
                 home: "zurich".parse().unwrap(),
+                survive: None,
+                residency: Default::default(),
                 voters: vec![],
+                learners: vec![],
                 replicas: vec![],
                 caches: vec![],
                 archive: false,
@@ -100,7 +106,7 @@ mod tests {
                 inline_bytes_max: 4096,
                 realm: "default".to_owned(),
             };
-            (id, VolumeRecord { id, epoch: Epoch(1), spec })
+            (id, VolumeRecord::new(id, Epoch(1), spec))
         };
         let volumes: BTreeMap<_, _> = mounts_at.iter().enumerate().map(volume).collect();
         Catalog { mounts: mounts(&volumes), volumes, ..Catalog::default() }

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_base::{Clock, ClusterId, Epoch, StoreId};
+use causeway_base::{Clock, ClusterId, Epoch, NodeId, StoreId};
 use causeway_namespace_core::root::{NodeRecord, RealmKey};
 use causeway_storage::disk::Disk;
 use causeway_storage::kv::Kv;
+use causeway_topology::TopologySpec;
 use causeway_transport::IdentityStore;
 use causeway_transport::grpc::IncomingLimits;
 use causeway_transport::net::{Dial, Tcp};
@@ -23,8 +24,12 @@ pub struct NamespaceConfig {
     pub cluster: ClusterId,
     /// This node: id, site and the addresses under which others reach it. Its `store` is ignored.
     pub node: NodeRecord,
-    /// The first nodes of the cluster, this one among them or not: the voters of the root group.
+    /// Nodes that are known from the start, this one among them or not.
     pub initial: Vec<NodeRecord>,
+    /// Those of `initial` that set up the cluster: the first voters of the root group. A node that was added later has none.
+    pub founders: Vec<NodeId>,
+    /// What is declared when the cluster is set up; counts only then.
+    pub topology: TopologySpec,
     /// Key of the realm `default`; counts only when the cluster is set up.
     pub realm_key: RealmKey,
     /// Epoch of the cluster; counts only when it is set up. A restore raises it above the old one.
@@ -44,7 +49,7 @@ pub struct NamespaceConfig {
 }
 
 impl NamespaceConfig {
-    /// With epoch 1 and the defaults of everything that has one.
+    /// With all of `initial` as founders, no topology, epoch 1 and the defaults of everything that has one.
     #[must_use]
     pub fn new(
         cluster: ClusterId,
@@ -57,6 +62,8 @@ impl NamespaceConfig {
         Self {
             cluster,
             node,
+            founders: initial.iter().map(|node| node.id).collect(),
+            topology: TopologySpec::default(),
             initial,
             realm_key,
             epoch: Epoch(1),

@@ -105,6 +105,12 @@ pub enum Error {
     /// The root group refused; nothing happened.
     #[error("refused: {0}")]
     Root(#[from] RootRefusal),
+    /// The planner finds no place; nothing happened.
+    #[error("{0}")]
+    Placement(#[from] crate::placement::PlaceError),
+    /// An earlier change is under way; nothing happened.
+    #[error("{0}")]
+    Busy(String),
     /// Stored records cannot be read.
     #[error("stored records: {0}")]
     Read(#[from] ReadError),
@@ -119,9 +125,12 @@ impl Error {
     pub const fn retry_class(&self) -> RetryClass {
         match self {
             Self::TooOld { .. } | Self::TooEarly { .. } | Self::TooMuch { .. } => RetryClass::Refused,
-            Self::NoVolume(_) | Self::Invalid(_) | Self::Root(_) | Self::Content(ContentError::Invalid(_)) => {
-                RetryClass::Refused
-            }
+            Self::NoVolume(_)
+            | Self::Invalid(_)
+            | Self::Root(_)
+            | Self::Placement(_)
+            | Self::Busy(_)
+            | Self::Content(ContentError::Invalid(_)) => RetryClass::Refused,
             Self::NoReplica { .. }
             | Self::NoLeader { .. }
             | Self::Overloaded(_)
@@ -155,6 +164,8 @@ impl Error {
             Self::Content(ContentError::Invalid(_)) => "content-invalid",
             Self::Content(_) => "content-unreadable",
             Self::Root(_) => "root-refused",
+            Self::Placement(_) => "unplaceable",
+            Self::Busy(_) => "busy",
             Self::Read(_) => "damaged",
             Self::ShuttingDown => "shutting-down",
         }

@@ -17,6 +17,7 @@ pub mod manage;
 mod metered;
 mod node;
 mod peers;
+pub mod placement;
 mod read;
 mod rpc;
 mod service;

@@ -127,6 +127,8 @@ pub struct GroupReport {
     pub applied: Seq,
     /// Members that vote.
     pub voters: Vec<NodeId>,
+    /// Members that do not vote.
+    pub learners: Vec<NodeId>,
     /// Last Raft snapshot.
     pub snapshot: Seq,
     /// The log is purged up to here.

@@ -195,7 +195,7 @@ impl Archiver {
             _ => ImageRecords::Full(all_records(view.clone())),
         };
         let name = spec.name.clone();
-        let spec = encode::to_bytes(&VolumeRecord { id: volume, epoch, spec });
+        let spec = encode::to_bytes(&VolumeRecord::new(volume, epoch, spec));
         let source = ImageSource {
             cluster: self.cluster,
             volume,

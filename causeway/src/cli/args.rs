@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use causeway_base::SiteName;
+use causeway_topology::{Jurisdiction, RegionName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use super::args_manage::*;
@@ -79,8 +80,16 @@ Examples:
   causeway init ./cluster
   causeway init ./cluster --sites zurich,westeurope,eastus --repository azure://backup/causeway")]
     Init(InitArgs),
-    /// Runs one node of the cluster.
+    /// Runs one node of the cluster; adds, drains, removes and replaces nodes.
+    #[command(after_help = "\
+Examples:
+  causeway node --id 1
+  causeway node add --at eastus --grpc 10.1.0.4:7400 --quic 10.1.0.4:7500
+  causeway node drain 2 && causeway node remove 2")]
     Node(NodeArgs),
+    /// Regions, sites and links: what is declared, what a change would move, and the change.
+    #[command(subcommand)]
+    Topology(TopologyCommand),
     /// The configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -222,12 +231,101 @@ pub struct InitArgs {
     pub certificate_life: std::time::Duration,
 }
 
+/// `topology …`
+#[derive(Debug, Subcommand)]
+pub enum TopologyCommand {
+    /// Prints the topology that holds now, in the form that `apply` takes.
+    Show,
+    /// Shows what a topology would change: what is declared, where volumes go, which bytes move over which link and what
+    /// that costs. Changes nothing. Exit code 5 if a volume could not hold what it should survive.
+    Plan {
+        /// The topology.
+        file: PathBuf,
+    },
+    /// Replaces the topology, if nobody else changed it since; volumes then move to where it wants them.
+    Apply {
+        /// The topology.
+        file: PathBuf,
+        /// The version that it replaces, as `show` and `plan` print it.
+        #[arg(long)]
+        version: u64,
+        /// Also if some volumes cannot be placed with it: these stay where they are.
+        #[arg(long)]
+        even_if_unplaceable: bool,
+    },
+}
+
+/// A node to add.
+#[derive(Debug, Args)]
+pub struct NewNodeArgs {
+    /// Its site, which the topology has.
+    #[arg(long = "at")]
+    pub site: SiteName,
+    /// `host:port` of gRPC, as others reach it.
+    #[arg(long)]
+    pub grpc: String,
+    /// `host:port` of QUIC, as others reach it.
+    #[arg(long)]
+    pub quic: String,
+    /// It only votes, and holds no file data.
+    #[arg(long)]
+    pub witness: bool,
+    /// How long its certificate is valid.
+    #[arg(long, default_value = "30d", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub certificate_life: std::time::Duration,
+}
+
+/// `node …`
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Adds a node: an id that was never used, its certificate, and a token for its machine. Run it where `init` was run.
+    Add(NewNodeArgs),
+    /// Writes the folder of an added node on its machine.
+    Join {
+        /// What `node add` printed; `-` reads it from standard input.
+        token: String,
+        /// The folder; must not exist, or be empty.
+        dir: PathBuf,
+    },
+    /// Moves leadership and replicas off a node, and waits until it is empty.
+    Drain {
+        /// Its id.
+        id: u64,
+        /// End the draining; it takes part again.
+        #[arg(long)]
+        cancel: bool,
+        /// Give up waiting after this long (exit code 6); it goes on draining.
+        #[arg(long, default_value = "10m", value_parser = humantime::parse_duration, value_name = "TIME")]
+        deadline: std::time::Duration,
+    },
+    /// Takes a drained node out, for ever.
+    Remove {
+        /// Its id.
+        id: u64,
+    },
+    /// Adds a node, waits until it has started, then drains and removes another: also one that is dead.
+    Replace {
+        /// The node that goes.
+        id: u64,
+        /// The node that comes.
+        #[command(flatten)]
+        new: NewNodeArgs,
+        /// Give up after this long (exit code 6).
+        #[arg(long, default_value = "10m", value_parser = humantime::parse_duration, value_name = "TIME")]
+        deadline: std::time::Duration,
+    },
+}
+
 /// `node`
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct NodeArgs {
+    /// Another thing than to run one.
+    #[command(subcommand)]
+    pub command: Option<NodeCommand>,
     /// Which node of the configuration this is.
     #[arg(long)]
-    pub id: u64,
+    pub id: Option<u64>,
     /// End when standard input ends: for a parent that wants no orphan, even when it is killed.
     #[arg(long)]
     pub exit_with_parent: bool,
@@ -262,12 +360,52 @@ Example:
         /// Sites that keep what was read there (default: all others).
         #[arg(long, value_delimiter = ',')]
         caches: Vec<SiteName>,
+        /// What it survives with no acknowledged write lost and no person needed (default: a site, else a node, else
+        /// nothing, as the topology can hold).
+        #[arg(long, value_enum)]
+        survive: Option<SurviveArg>,
+        /// Keep it to regions of these jurisdictions.
+        #[arg(long, value_delimiter = ',', conflicts_with = "regions")]
+        jurisdictions: Vec<Jurisdiction>,
+        /// Keep it to these regions.
+        #[arg(long, value_delimiter = ',')]
+        regions: Vec<RegionName>,
         /// Keep it out of the repository: no disaster recovery.
         #[arg(long)]
         no_archive: bool,
         /// Average chunk size: 16KiB to 256KiB, a power of two.
         #[arg(long, default_value = "64KiB")]
         chunk_size: causeway_base::ByteSize,
+    },
+    /// Changes what is declared of a volume; its placement follows.
+    #[command(after_help = "\
+Example:
+  causeway volume set data --survive region --replicas zurich,westeurope")]
+    Set {
+        /// Its name.
+        name: String,
+        /// What to change.
+        #[command(flatten)]
+        changes: VolumeChanges,
+    },
+    /// Shows where a change would place a volume, what would move and what that would cost. Changes nothing.
+    Plan {
+        /// Its name.
+        name: String,
+        /// What to change.
+        #[command(flatten)]
+        changes: VolumeChanges,
+    },
+    /// Moves a volume's home to another site while it is in use, and measures the longest time without a write.
+    Move {
+        /// Its name.
+        name: String,
+        /// Where its leader should be.
+        #[arg(long)]
+        home: SiteName,
+        /// Give up waiting after this long (exit code 6); the move goes on.
+        #[arg(long, default_value = "10m", value_parser = humantime::parse_duration, value_name = "TIME")]
+        deadline: std::time::Duration,
     },
     /// Lists the volumes.
     List,
@@ -276,6 +414,40 @@ Example:
         /// Its name.
         name: String,
     },
+}
+
+/// What a volume survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SurviveArg {
+    /// Any one node.
+    Node,
+    /// Any one site.
+    Site,
+    /// Any one region.
+    Region,
+}
+
+/// What changes of a volume; what is not given stays.
+#[derive(Debug, Args)]
+pub struct VolumeChanges {
+    /// The site where its leader should be.
+    #[arg(long)]
+    pub home: Option<SiteName>,
+    /// What it survives.
+    #[arg(long, value_enum)]
+    pub survive: Option<SurviveArg>,
+    /// Sites that hold every byte.
+    #[arg(long, value_delimiter = ',')]
+    pub replicas: Vec<SiteName>,
+    /// Sites that keep what was read there.
+    #[arg(long, value_delimiter = ',')]
+    pub caches: Vec<SiteName>,
+    /// Keep it to regions of these jurisdictions.
+    #[arg(long, value_delimiter = ',', conflicts_with = "regions")]
+    pub jurisdictions: Vec<Jurisdiction>,
+    /// Keep it to these regions.
+    #[arg(long, value_delimiter = ',')]
+    pub regions: Vec<RegionName>,
 }
 
 /// `put`

@@ -4,6 +4,7 @@ pub mod args;
 mod args_manage;
 mod attr;
 mod batch;
+mod change;
 pub(crate) mod copy;
 mod dev;
 mod dr;
@@ -13,11 +14,14 @@ mod feed;
 pub(crate) mod files;
 mod init;
 mod lock;
+mod membership;
+mod moves;
 mod quota;
 pub(crate) mod session;
 pub(crate) mod show;
 mod snapshot;
 mod status;
+mod topology;
 pub(crate) mod volume;
 
 use std::process::ExitCode;
@@ -38,7 +42,7 @@ use crate::output;
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    init_tracing(cli.global.verbose, matches!(cli.command, Command::Node(_)));
+    init_tracing(cli.global.verbose, matches!(&cli.command, Command::Node(args) if args.command.is_none()));
     match run(cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -61,7 +65,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         // These end their children and remove their files themselves when they are interrupted.
         Command::Demo(args) => on_runtime(crate::demo::run(&global, args)),
         Command::Dev(args) => on_runtime(dev::run(args)),
-        Command::Node(args) => on_runtime(crate::node::run(&global, args)),
+        Command::Node(args) if args.command.is_none() => on_runtime(crate::node::run(&global, args)),
         command => on_runtime(async {
             tokio::select! {
                 ended = client(&global, command) => ended,
@@ -78,6 +82,8 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
 async fn client(global: &args::Global, command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Volume(command) => volume::run(global, command).await,
+        Command::Topology(command) => topology::run(global, command).await,
+        Command::Node(args::NodeArgs { command: Some(command), .. }) => membership::run(global, command).await,
         Command::Put(args) => copy::put(global, args).await,
         Command::Get(args) => copy::get(global, args).await,
         Command::Cp(args) => copy::cp(global, args).await,

@@ -1,7 +1,7 @@
 //! `causeway status` and `causeway sync wait`
 
-use causeway_base::{ByteSize, Seq};
-use causeway_namespace::{Consistency, SyncTarget};
+use causeway_base::{ByteSize, NodeId, Seq};
+use causeway_namespace::{Consistency, GroupReport, SyncTarget};
 use serde::Serialize;
 
 use super::args::{Global, SyncCommand};
@@ -50,7 +50,7 @@ pub(super) async fn status(global: &Global) -> anyhow::Result<Exit> {
                 groups.push(vec![
                     name(group.volume),
                     report.node.site.to_string(),
-                    if group.leader == Some(report.node.id) { "leader" } else { "" }.to_owned(),
+                    role(report.node.id, group).to_owned(),
                     group.term.to_string(),
                     group.applied.to_string(),
                     group.digest.chars().take(12).collect(),
@@ -67,6 +67,19 @@ pub(super) async fn status(global: &Global) -> anyhow::Result<Exit> {
         text
     })?;
     Ok(if all_up { Exit::Done } else { Exit::Partial })
+}
+
+/// What a node is to a group.
+fn role(node: NodeId, group: &GroupReport) -> &'static str {
+    if group.leader == Some(node) {
+        "leader"
+    } else if group.voters.contains(&node) {
+        "voter"
+    } else if group.learners.contains(&node) {
+        "learner"
+    } else {
+        ""
+    }
 }
 
 #[derive(Serialize)]

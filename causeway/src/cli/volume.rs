@@ -5,9 +5,10 @@ use causeway_base::{ByteSize, SiteName};
 use causeway_namespace::{Consistency, VolumeTotals};
 use causeway_namespace_core::inode::INLINE_BYTES_MAX;
 use causeway_namespace_core::root::{VolumeRecord, VolumeSpec};
+use causeway_topology::{Jurisdiction, RegionName, Residency, Survive};
 use serde::Serialize;
 
-use super::args::{Global, VolumeCommand};
+use super::args::{Global, SurviveArg, VolumeCommand};
 use super::exit::{Exit, Failure};
 use super::session::{Session, remote_path};
 use crate::config::Config;
@@ -22,7 +23,13 @@ struct Shown {
     home: SiteName,
     replicas: Vec<SiteName>,
     caches: Vec<SiteName>,
+    survive: Option<Survive>,
+    residency: Residency,
+    revision: u64,
     voters: Vec<u64>,
+    learners: Vec<u64>,
+    /// Nodes that it still has to leave.
+    leaving: Vec<u64>,
     archive: bool,
     realm: String,
     chunk_bytes_avg: u32,
@@ -45,7 +52,15 @@ impl From<VolumeRecord> for Shown {
             id: volume.id.get(),
             epoch: volume.epoch.get(),
             mount: show_name(&spec.mount),
+            survive: spec.survive,
+            residency: spec.residency.clone(),
+            revision: volume.revision,
             voters: spec.voters.iter().map(|node| node.get()).collect(),
+            learners: spec.learners.iter().map(|node| node.get()).collect(),
+            leaving: {
+                let placed: Vec<_> = spec.placed().collect();
+                volume.members.iter().filter(|node| !placed.contains(node)).map(|node| node.get()).collect()
+            },
             name: spec.name,
             home: spec.home,
             replicas: spec.replicas,
@@ -58,13 +73,17 @@ impl From<VolumeRecord> for Shown {
     }
 }
 
-/// What a volume is made of when nothing else is said: every node votes, home is a replica, the other sites are caches.
+/// What a volume is made of when nothing else is said: the cluster places it, home is a replica, the other sites are caches.
 pub(crate) fn spec(config: &Config, name: &str, home: &SiteName) -> VolumeSpec {
     VolumeSpec {
         name: name.to_owned(),
         mount: Bytes::from(format!("/{name}")),
         home: home.clone(),
-        voters: config.nodes().map(|node| node.node_id()).collect(),
+        survive: None,
+        residency: Default::default(),
+        learners: Vec::new(),
+        // The cluster places them.
+        voters: Vec::new(),
         replicas: vec![home.clone()],
         caches: Vec::new(),
         archive: config.repository.is_some(),
@@ -82,7 +101,18 @@ pub(crate) fn other_sites(config: &Config, replicas: &[SiteName]) -> Vec<SiteNam
 pub(super) async fn run(global: &Global, command: VolumeCommand) -> anyhow::Result<Exit> {
     let session = Session::connect(global).await?;
     match command {
-        VolumeCommand::Create { name, mount, home, replicas, caches, no_archive, chunk_size } => {
+        VolumeCommand::Create {
+            name,
+            mount,
+            home,
+            replicas,
+            caches,
+            survive,
+            jurisdictions,
+            regions,
+            no_archive,
+            chunk_size,
+        } => {
             let mut spec = spec(&session.config, &name, &home);
             if let Some(mount) = mount {
                 spec.mount = remote_path(&mount)?.into();
@@ -92,10 +122,20 @@ pub(super) async fn run(global: &Global, command: VolumeCommand) -> anyhow::Resu
             }
             spec.caches = if caches.is_empty() { other_sites(&session.config, &spec.replicas) } else { caches };
             spec.archive &= !no_archive;
+            spec.survive = survive.map(survive_of);
+            spec.residency = residency_of(&jurisdictions, &regions).unwrap_or_default();
             spec.chunk_bytes_avg = u32::try_from(chunk_size.bytes())
                 .map_err(|_| Failure::error(Exit::Usage, "--chunk-size: 16KiB to 256KiB, a power of two"))?;
             let created = session.vfs.names().create_volume(spec).await?;
             print(global, created.into())?;
+        }
+        VolumeCommand::Set { name, changes } => {
+            let set = super::change::set(&session, &name, &changes).await?;
+            print(global, set.into())?;
+        }
+        VolumeCommand::Plan { name, changes } => return super::change::plan(global, &session, &name, &changes).await,
+        VolumeCommand::Move { name, home, deadline } => {
+            return super::change::go(global, &session, &name, &home, deadline).await;
         }
         VolumeCommand::Show { name } => {
             let report = session.vfs.names().volume(&name, Consistency::Linearizable).await?;
@@ -135,10 +175,19 @@ fn print(global: &Global, shown: Shown) -> anyhow::Result<()> {
             ("home", shown.home.to_string()),
             ("replicas", join(&shown.replicas)),
             ("caches", join(&shown.caches)),
-            ("voters", shown.voters.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
+            (
+                "survives",
+                shown.survive.map_or_else(|| "as its voters are".to_owned(), |it| format!("the loss of any one {it}")),
+            ),
+            ("may lie", residency(&shown.residency)),
+            ("voters", numbers(&shown.voters)),
+            ("learners", numbers(&shown.learners)),
             ("archived", if shown.archive { "yes" } else { "no" }.to_owned()),
             ("chunks", format!("{} on average, realm {}", ByteSize(u64::from(shown.chunk_bytes_avg)), shown.realm)),
         ];
+        if !shown.leaving.is_empty() {
+            rows.push(("leaving", format!("node {}: the group is moving", numbers(&shown.leaving))));
+        }
         if let Some(state) = &shown.state {
             let totals = &state.totals;
             rows.push(("seq", state.seq.to_string()));
@@ -157,6 +206,37 @@ fn print(global: &Global, shown: Shown) -> anyhow::Result<()> {
         }
         rows.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()
     })
+}
+
+fn numbers(list: &[u64]) -> String {
+    list.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn residency(residency: &Residency) -> String {
+    let join = |names: Vec<String>| names.join(", ");
+    match residency {
+        Residency::Anywhere => "anywhere".to_owned(),
+        Residency::Jurisdictions(names) => {
+            format!("in jurisdictions {}", join(names.iter().map(ToString::to_string).collect()))
+        }
+        Residency::Regions(names) => format!("in regions {}", join(names.iter().map(ToString::to_string).collect())),
+    }
+}
+
+pub(super) fn residency_of(jurisdictions: &[Jurisdiction], regions: &[RegionName]) -> Option<Residency> {
+    match (jurisdictions, regions) {
+        ([], []) => None,
+        ([], regions) => Some(Residency::Regions(regions.iter().cloned().collect())),
+        (jurisdictions, _) => Some(Residency::Jurisdictions(jurisdictions.iter().cloned().collect())),
+    }
+}
+
+pub(super) fn survive_of(survive: SurviveArg) -> Survive {
+    match survive {
+        SurviveArg::Node => Survive::Node,
+        SurviveArg::Site => Survive::Site,
+        SurviveArg::Region => Survive::Region,
+    }
 }
 
 fn join(sites: &[SiteName]) -> String {

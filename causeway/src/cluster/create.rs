@@ -15,7 +15,7 @@ use causeway_transport::{CertificateAuthority, PeerId, TrustDomain};
 use rand::Rng as _;
 
 use crate::cli::exit::{Exit, Failure};
-use crate::config::{Config, StarterNode, starter};
+use crate::config::{Config, StarterNode, starter, topology};
 
 /// What a new cluster is to be.
 #[derive(Debug, Clone)]
@@ -39,6 +39,15 @@ pub struct NewCluster {
     /// How long the certificates are valid.
     pub certificate_life: Duration,
 }
+
+/// What stands above a new cluster's topology.
+const TOPOLOGY_COMMENTS: [&str; 5] = [
+    "Regions, sites and the links between them. Rates, round trips, prices and jurisdictions are guesses: put in the real",
+    "ones before the first start, or later with `causeway topology plan topology.toml` and `causeway topology apply`.",
+    "jurisdiction: whose law holds; volumes can be kept to some. kind: expressroute, virtual-wan, vpn, internet or lan.",
+    "price_per_gib: in the currency of your choice. priority: lower is preferred. transit = true lets bytes between two",
+    "other sites pass through a site.",
+];
 
 /// Name of the configuration in a cluster's folder.
 pub(crate) const CONFIG_FILE: &str = "causeway.toml";
@@ -98,6 +107,16 @@ fn write(new: &NewCluster, dir: &Path) -> anyhow::Result<()> {
     let file =
         |path: PathBuf, text: &str| std::fs::write(&path, text).with_context(|| format!("write {}", path.display()));
     file(dir.join(CONFIG_FILE), &starter(cluster, &trust, &new.repository, &nodes))?;
+    let mut sites: Vec<(causeway_base::SiteName, String, String)> = Vec::new();
+    for node in &nodes {
+        if sites.iter().all(|(site, ..)| *site != node.site) {
+            sites.push((node.site.clone(), node.region.clone(), node.provider.clone()));
+        }
+    }
+    file(
+        dir.join("topology.toml"),
+        &topology::text(&topology::starter(&sites), &TOPOLOGY_COMMENTS.map(str::to_owned))?,
+    )?;
     write_secret(&dir.join("realm.key"), &format!("{}\n", hex::encode(realm_key)))?;
 
     let folder = |name: String| -> anyhow::Result<PathBuf> {

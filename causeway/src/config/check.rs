@@ -48,7 +48,7 @@ impl ConfigError {
         Self::at(path, text, error.span().unwrap_or(0..0), error.message())
     }
 
-    fn at(path: &Path, text: &str, span: Range<usize>, message: impl Into<String>) -> Self {
+    pub(super) fn at(path: &Path, text: &str, span: Range<usize>, message: impl Into<String>) -> Self {
         let start = span.start.min(text.len());
         let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count();
         let text = text.lines().nth(line).unwrap_or_default().trim_end().to_owned();

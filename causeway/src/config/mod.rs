@@ -6,6 +6,7 @@
 mod check;
 mod duration;
 mod starter;
+pub mod topology;
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ use toml::Spanned;
 
 pub use check::ConfigError;
 pub use duration::HumanDuration;
-pub use starter::{StarterNode, starter};
+pub use starter::{StarterNode, node_section, starter};
 
 /// A cluster's configuration, checked.
 #[derive(Debug, Clone, Deserialize)]
@@ -57,6 +58,8 @@ pub struct ClusterSection {
     pub trust_domain: String,
     /// Key of the dedup realm `default`, 64 hexadecimal digits, used once: when the cluster is set up.
     pub realm_key_file: PathBuf,
+    /// The topology, used once: when the cluster is set up. Without it one is made of the `[[site]]` sections.
+    pub topology_file: Option<PathBuf>,
 }
 
 /// `[client]`
@@ -140,6 +143,23 @@ pub struct NodeSection {
     pub data: PathBuf,
     /// Folder with its `cert.pem`, `key.pem` and `ca.pem`.
     pub tls: PathBuf,
+    /// What it does.
+    #[serde(default)]
+    pub role: Role,
+    /// Added to a cluster that ran already: it never sets one up.
+    #[serde(default)]
+    pub added: bool,
+}
+
+/// What a node does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Everything.
+    #[default]
+    Full,
+    /// Votes, and holds no file data.
+    Witness,
 }
 
 impl NodeSection {
@@ -186,6 +206,21 @@ impl Config {
     /// The sites.
     pub fn sites(&self) -> impl Iterator<Item = &SiteSection> {
         self.sites.iter().map(Spanned::get_ref)
+    }
+
+    /// What the cluster declares when it is set up.
+    ///
+    /// # Errors
+    /// The topology's file cannot be used.
+    pub fn topology(&self) -> Result<causeway_topology::TopologySpec, ConfigError> {
+        match &self.cluster.topology_file {
+            Some(file) => topology::load(&self.resolve(file)),
+            None => {
+                let sites: Vec<_> =
+                    self.sites().map(|site| (site.name.clone(), site.region.clone(), site.provider.clone())).collect();
+                Ok(topology::starter(&sites))
+            }
+        }
     }
 
     /// The node of an id.

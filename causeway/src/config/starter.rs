@@ -32,6 +32,7 @@ pub fn starter(cluster: ClusterId, trust_domain: &str, repository: &str, nodes: 
 id = "{cluster}"              # drawn once; nodes refuse messages of any other cluster
 trust_domain = "{trust_domain}"   # in each certificate: spiffe://TRUST_DOMAIN/site/SITE/node/ID
 realm_key_file = "realm.key"  # key of the chunk ids; used once, when the cluster is set up
+topology_file = "topology.toml"   # regions, links, prices; used once, then `causeway topology plan|apply` changes it
 
 [client]
 tls = "tls/admin"             # who the command line is: cert.pem, key.pem, ca.pem
@@ -65,14 +66,31 @@ disk_reserve = "256MiB"       # free space below which data writes are refused, 
     }
     text.push_str("\n# Node ids are never reused: a node that lost its disk comes back under a new one.\n");
     for node in nodes {
+        text.push_str(&node_section(node, false, false));
+        text.push('\n');
+    }
+    text
+}
+
+/// The section of a node.
+#[must_use]
+pub fn node_section(node: &StarterNode, witness: bool, added: bool) -> String {
+    let mut text = String::new();
+    {
         let _ = write!(
             text,
-            "[[node]]\nid = {id}\nsite = \"{site}\"\ngrpc = \"{grpc}\"\nquic = \"{quic}\"\ndata = \"sites/{site}/n{id}\"\ntls = \"tls/n{id}\"\n\n",
+            "[[node]]\nid = {id}\nsite = \"{site}\"\ngrpc = \"{grpc}\"\nquic = \"{quic}\"\ndata = \"sites/{site}/n{id}\"\ntls = \"tls/n{id}\"\n",
             id = node.id,
             site = node.site,
             grpc = node.grpc,
             quic = node.quic,
         );
+    }
+    if witness {
+        text.push_str("role = \"witness\"\n");
+    }
+    if added {
+        text.push_str("added = true\n");
     }
     text
 }

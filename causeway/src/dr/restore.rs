@@ -21,7 +21,7 @@ use causeway_namespace_core::command::{Command, Outcome, Request, RequestBody};
 use causeway_namespace_core::memory::MemoryRecords;
 use causeway_namespace_core::query;
 use causeway_namespace_core::records::{ReadError, Record};
-use causeway_namespace_core::root::{ClusterRecord, NodeRecord, RootOp, RootOutcome, VolumeSpec};
+use causeway_namespace_core::root::{ClusterRecord, NodeRecord, NodeState, RootOp, RootOutcome, VolumeSpec};
 use causeway_namespace_raft::link::{Incoming, Outgoing};
 use causeway_namespace_raft::{Groups, GroupsConfig, LinkError, PeerLink, PeerRequest, STATE_SPACES, Seed};
 use causeway_repository::dr::DrVolume;
@@ -207,6 +207,8 @@ fn new_record(section: &NodeSection) -> NodeRecord {
         store: None,
         grpc: section.grpc.clone(),
         quic: section.quic.clone(),
+        witness: false,
+        state: NodeState::Active,
     }
 }
 
@@ -224,6 +226,7 @@ fn reseed(
     let specs = image.catalog.volumes.values().map(|volume| {
         let mut spec: VolumeSpec = volume.spec.clone();
         spec.voters = voters.clone();
+        spec.learners.clear();
         if !here(&spec.home) {
             spec.home = first.clone();
         }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use causeway_base::{Clock, NodeId, StoreId, SystemClock};
 use causeway_namespace::{Namespace, NamespaceConfig, Parts};
-use causeway_namespace_core::root::{NodeRecord, RealmKey};
+use causeway_namespace_core::root::{NodeRecord, NodeState, RealmKey};
 use causeway_namespace_raft::Timing;
 use causeway_replicator::counters::Counters;
 use causeway_replicator::{ChunkClient, ChunkService, Later, Options, PeerSources, Replicator, ServiceLimits};
@@ -33,7 +33,7 @@ use tokio::net::TcpListener;
 use crate::cli::args::{Global, NodeArgs};
 use crate::cli::exit::{Exit, Failure};
 use crate::cluster::READY;
-use crate::config::{Config, NodeSection};
+use crate::config::{Config, NodeSection, Role};
 
 use bound::{Bound, Durable};
 use folder::DataFolder;
@@ -46,10 +46,16 @@ const DRAIN: Duration = Duration::from_secs(2);
 const CALL: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run(global: &Global, args: NodeArgs) -> anyhow::Result<Exit> {
+    let Some(id) = args.id else {
+        return Err(Failure::error(
+            Exit::Usage,
+            "which node? `causeway node --id N`, or one of `causeway node --help`",
+        ));
+    };
     let config = Config::load(&global.config)?;
-    let Some(section) = config.node(NodeId(args.id)) else {
+    let Some(section) = config.node(NodeId(id)) else {
         let known: Vec<_> = config.nodes().map(|node| node.id.to_string()).collect();
-        let message = format!("{} has no node {}; nodes: {}", config.path.display(), args.id, known.join(", "));
+        let message = format!("{} has no node {id}; nodes: {}", config.path.display(), known.join(", "));
         return Err(Failure::error(Exit::Usage, message));
     };
     let node = Node::start(&config, section).await?;
@@ -65,10 +71,7 @@ pub(crate) async fn run(global: &Global, args: NodeArgs) -> anyhow::Result<Exit>
         node.stop().await;
         return Err(error);
     }
-    println!(
-        "{READY}: {} of site {} serves gRPC on {} and QUIC on {}",
-        args.id, section.site, section.grpc, section.quic
-    );
+    println!("{READY}: {} of site {} serves gRPC on {} and QUIC on {}", id, section.site, section.grpc, section.quic);
     let reason = told_to_end(args.exit_with_parent).await?;
     tracing::info!(reason, "ends");
     node.stop().await;
@@ -209,7 +212,10 @@ fn namespace_config(config: &Config, section: &NodeSection, seed: u64) -> anyhow
     let fresh_store = StoreId(rand::rng().random());
     let initial = config.nodes().map(record).collect();
     let node = record(section);
+    let topology = if section.added { Default::default() } else { config.topology()? };
     let mut namespace = NamespaceConfig::new(config.cluster.id, node, initial, RealmKey(realm_key), fresh_store, seed);
+    namespace.founders = config.nodes().filter(|node| !node.added).map(NodeSection::node_id).collect();
+    namespace.topology = topology;
     namespace.timing = Timing {
         heartbeat: config.timing.heartbeat.0,
         election_min: config.timing.election_min.0,
@@ -225,6 +231,8 @@ fn record(node: &NodeSection) -> NodeRecord {
         store: None,
         grpc: node.grpc.clone(),
         quic: node.quic.clone(),
+        witness: node.role == Role::Witness,
+        state: NodeState::Active,
     }
 }
 

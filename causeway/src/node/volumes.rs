@@ -113,7 +113,8 @@ pub(super) async fn follow(namespace: Arc<Namespace>, replicator: Arc<Replicator
     loop {
         let wanted: BTreeSet<VolumeId> = {
             let catalog = catalog.borrow_and_update();
-            catalog.volumes.keys().copied().chain([VolumeId::ROOT]).collect()
+            let here = catalog.volumes.values().filter(|volume| volume.members.contains(&namespace.id()));
+            here.map(|volume| volume.id).chain([VolumeId::ROOT]).collect()
         };
         let mut waiting = false;
         for id in &wanted {

@@ -10,4 +10,5 @@ mod demo;
 mod edits;
 mod full_disk;
 mod manage;
+mod membership;
 mod refusals;

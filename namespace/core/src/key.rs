@@ -40,6 +40,8 @@ pub const REALM: u8 = 0x12;
 pub const VOLUME_BY_NAME: u8 = 0x13;
 /// Volume ids by mount point (root group).
 pub const VOLUME_BY_MOUNT: u8 = 0x14;
+/// The topology (root group).
+pub const TOPOLOGY: u8 = 0x15;
 
 /// The bounds of a table: every key of it is `from <= key < to`.
 #[must_use]
@@ -234,6 +236,12 @@ pub fn dirent_of(key: &[u8]) -> Option<(Ino, &[u8])> {
 #[must_use]
 pub fn cluster() -> Bytes {
     Bytes::from_static(&[CLUSTER])
+}
+
+/// The topology.
+#[must_use]
+pub fn topology() -> Bytes {
+    Bytes::from_static(&[TOPOLOGY])
 }
 
 /// A realm.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use causeway_base::{Epoch, Ino, Seq, Timestamp, VolumeId};
+use causeway_base::{Epoch, Ino, NodeId, Seq, Timestamp, VolumeId};
 
 use crate::inode::{Attr, Body, Inode};
 
@@ -41,6 +41,8 @@ pub struct Meta {
     pub logical_bytes: u128,
     /// The id of the next volume (root group); those below are never given again.
     pub next_volume: VolumeId,
+    /// The id of the next node (root group); those below are never given again.
+    pub next_node: NodeId,
     /// Named snapshots.
     pub snapshots: u64,
     /// Directories with a quota.
@@ -67,6 +69,7 @@ impl Default for Meta {
             symlinks: 0,
             logical_bytes: 0,
             next_volume: VolumeId(VolumeId::ROOT.0 + 1),
+            next_node: NodeId(1),
             snapshots: 0,
             quotas: 0,
             locks: 0,

@@ -1,11 +1,12 @@
 //! The root group's records: cluster, sites, nodes, volumes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use causeway_base::{ClusterId, Epoch, NodeId, SiteName, StoreId, VolumeId};
+use causeway_topology::{Residency, Survive, TopologySpec};
 
 /// Longest mount point in bytes: shorter than a path, so that it fits into a key.
 pub const MOUNT_BYTES_MAX: usize = 1024;
@@ -21,6 +22,18 @@ pub struct ClusterRecord {
     pub epoch: Epoch,
 }
 
+/// Where a node is on its way through the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeState {
+    /// Takes part.
+    #[default]
+    Active,
+    /// Was added and has not started yet: nothing is placed on it.
+    Joining,
+    /// Is being emptied: nothing new is placed on it, and what it has moves away.
+    Draining,
+}
+
 /// A node and the incarnation of its disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
@@ -34,6 +47,20 @@ pub struct NodeRecord {
     pub grpc: String,
     /// `host:port` of QUIC.
     pub quic: String,
+    /// Whether it only votes and holds no file data.
+    pub witness: bool,
+    /// Where it is on its way through the cluster.
+    pub state: NodeState,
+}
+
+/// The declared topology: regions, sites, links, repositories. Its nodes are those of the node table, so that list is empty
+/// here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopologyRecord {
+    /// Counts up from 1 with each change; 0 is a cluster that declared none.
+    pub version: u64,
+    /// What was declared, checked.
+    pub spec: TopologySpec,
 }
 
 /// A dedup realm: the key under which chunk ids are made.
@@ -56,8 +83,15 @@ pub struct VolumeSpec {
     pub mount: Bytes,
     /// The site where its leader should be.
     pub home: SiteName,
-    /// Nodes that vote.
+    /// What it survives. The planner then places voters and learners, and moves them when topology or nodes change; `None`
+    /// leaves them as they are listed.
+    pub survive: Option<Survive>,
+    /// Where it may lie.
+    pub residency: Residency,
+    /// Nodes that vote, witnesses among them.
     pub voters: Vec<NodeId>,
+    /// Nodes with the whole metadata and no vote.
+    pub learners: Vec<NodeId>,
     /// Sites that hold every byte.
     pub replicas: Vec<SiteName>,
     /// Sites that hold what was read there.
@@ -72,6 +106,22 @@ pub struct VolumeSpec {
     pub realm: String,
 }
 
+impl VolumeSpec {
+    /// Every node that has the metadata, voters first.
+    pub fn placed(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.voters.iter().chain(&self.learners).copied()
+    }
+
+    /// Whether the same is declared, wherever it was placed.
+    #[must_use]
+    pub fn same_declared(&self, other: &Self) -> bool {
+        let placed =
+            |spec: &Self| Self { voters: self.voters.clone(), learners: self.learners.clone(), ..spec.clone() };
+        let either_planned = self.survive.is_some() && other.survive.is_some();
+        if either_planned { *self == placed(other) } else { self == other }
+    }
+}
+
 /// A volume as the root group stores it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeRecord {
@@ -79,8 +129,29 @@ pub struct VolumeRecord {
     pub id: VolumeId,
     /// Raised by a restore or promotion.
     pub epoch: Epoch,
-    /// What was declared.
+    /// Counts the changes of `spec`.
+    pub revision: u64,
+    /// What was declared, and the placement that is wanted.
     pub spec: VolumeSpec,
+    /// Nodes that run the group: those of `spec`, and while it moves those that it still has to leave.
+    pub members: BTreeSet<NodeId>,
+    /// The voters that begin the group; none once it has moved, so that no blank disk ever begins it a second time.
+    pub founders: Vec<NodeId>,
+}
+
+impl VolumeRecord {
+    /// A volume that begins where its spec says.
+    #[must_use]
+    pub fn new(id: VolumeId, epoch: Epoch, spec: VolumeSpec) -> Self {
+        let (members, founders) = (spec.placed().collect(), spec.voters.clone());
+        Self { id, epoch, revision: 0, spec, members, founders }
+    }
+
+    /// Whether its members are where they should be.
+    #[must_use]
+    pub fn is_placed(&self) -> bool {
+        self.spec.placed().collect::<BTreeSet<_>>() == self.members
+    }
 }
 
 /// Operations of the root group. Idempotent as said, so that a retry after an unknown outcome is safe.
@@ -94,6 +165,8 @@ pub enum RootOp {
         nodes: Vec<NodeRecord>,
         /// Key of the realm `default`.
         realm_key: RealmKey,
+        /// Becomes version 1 of the topology; without any site there is none yet.
+        topology: TopologySpec,
     },
     /// Records a node's store id at its first start, and its addresses at each start. Refused with
     /// [`RootRefusal::StoreMismatch`] if another store is registered.
@@ -117,6 +190,53 @@ pub enum RootOp {
         /// New voters and sites of each volume.
         volumes: BTreeMap<VolumeId, VolumeSpec>,
     },
+    /// Replaces the topology if its version is still the expected one. The same again is fine.
+    SetTopology {
+        /// The version that it replaces; 0 for the first.
+        expected: u64,
+        /// What is declared; without nodes.
+        spec: TopologySpec,
+    },
+    /// Changes a volume's settings if they are still of the expected revision. Name, mount, realm and chunk size stay. The
+    /// same again is fine.
+    SetVolume {
+        /// Which.
+        id: VolumeId,
+        /// The revision that it replaces.
+        expected: u64,
+        /// All settings, new and old.
+        spec: VolumeSpec,
+    },
+    /// The volume's group has exactly the voters and learners of a revision: nodes that it left stop it.
+    Placed {
+        /// Which.
+        id: VolumeId,
+        /// The revision; an older one is ignored.
+        revision: u64,
+    },
+    /// Adds a node under the next id. The same addresses again, before it has started, answer with the same id.
+    AddNode {
+        /// Its site, which the topology has.
+        site: SiteName,
+        /// `host:port` of gRPC.
+        grpc: String,
+        /// `host:port` of QUIC.
+        quic: String,
+        /// Whether it only votes and holds no file data.
+        witness: bool,
+    },
+    /// Begins or ends the emptying of a node.
+    DrainNode {
+        /// Which.
+        id: NodeId,
+        /// Whether it is emptied.
+        draining: bool,
+    },
+    /// Takes out a node that is empty, for ever. One that is not there is fine.
+    RemoveNode {
+        /// Which.
+        id: NodeId,
+    },
 }
 
 /// What a root operation came to.
@@ -126,6 +246,10 @@ pub enum RootOutcome {
     Done,
     /// The volume exists now.
     Volume(VolumeId),
+    /// The node is part of the cluster now.
+    Node(NodeId),
+    /// The topology has this version now.
+    Topology(u64),
     /// Nothing changed.
     Refused(RootRefusal),
 }
@@ -174,4 +298,25 @@ pub enum RootRefusal {
     /// A field breaks its rule.
     #[error("invalid: {0}")]
     Invalid(String),
+    /// Somebody else was faster.
+    #[error("{what} is at version {found}, not {expected}: somebody else changed it; look at it and try again")]
+    Changed {
+        /// `the topology` or a volume.
+        what: String,
+        /// Asked for.
+        expected: u64,
+        /// Stored.
+        found: u64,
+    },
+    /// No such volume.
+    #[error("volume {0} is not there")]
+    UnknownVolume(VolumeId),
+    /// The node still has something.
+    #[error("node {node} still has {what}: drain it first, and wait")]
+    NotEmpty {
+        /// Which.
+        node: NodeId,
+        /// What it has.
+        what: String,
+    },
 }

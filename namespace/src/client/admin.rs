@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use causeway_base::{Seq, VolumeId};
-use causeway_namespace_core::root::{RealmKey, VolumeRecord, VolumeSpec};
+use causeway_base::{NodeId, Seq, SiteName, VolumeId};
+use causeway_namespace_core::encode;
+use causeway_namespace_core::root::{NodeRecord, RealmKey, TopologyRecord, VolumeRecord, VolumeSpec};
 use causeway_proto::v1;
+use causeway_topology::TopologySpec;
 
 use super::attempt::bad_answer;
 use super::{ClientError, NamespaceClient, Node};
@@ -49,6 +51,94 @@ impl NamespaceClient {
         };
         let answer = self.try_all(what.as_str(), attempt).await?;
         wire::required(answer.volume, "volume").map_err(|error| bad_answer(&what, &error))
+    }
+
+    /// Changes a volume's settings, if they are still of the expected revision; its placement follows.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`] with the reason if they cannot be, or somebody else was faster; else [`ClientError`].
+    pub async fn set_volume(&self, id: VolumeId, expected: u64, spec: VolumeSpec) -> Result<VolumeRecord, ClientError> {
+        let what = format!("change volume {:?}", spec.name);
+        let message = v1::VolumeSetRequest { id: id.0, expected, spec: Some(spec.into_wire()) };
+        let attempt = |node: Node, limit| {
+            let request = self.request(message.clone(), limit);
+            async move { node.admin().volume_set(request).await }
+        };
+        let answer = self.try_all(what.as_str(), attempt).await?;
+        wire::required(answer.volume, "volume").map_err(|error| bad_answer(&what, &error))
+    }
+
+    /// The declared topology, and the nodes.
+    ///
+    /// # Errors
+    /// [`ClientError`]. Cancel safety: may be dropped at any time.
+    pub async fn topology(&self) -> Result<(TopologyRecord, Vec<NodeRecord>), ClientError> {
+        let what = "read the topology";
+        let attempt = |node: Node, limit| {
+            let request = self.request(v1::TopologyShowRequest {}, limit);
+            async move { node.admin().topology_show(request).await }
+        };
+        let answer = self.try_all(what, attempt).await?;
+        let record = encode::from_bytes(&answer.record, encode::RECORD_BYTES_MAX);
+        let record = record.map_err(|error| bad_answer(what, &WireError::bad("record", error)))?;
+        Ok((record, wire::all(answer.nodes).map_err(|error| bad_answer(what, &error))?))
+    }
+
+    /// Replaces the topology if its version is still `expected`; the new version.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`] with the reason if it cannot be, or somebody else was faster; else [`ClientError`].
+    pub async fn apply_topology(&self, expected: u64, spec: TopologySpec) -> Result<u64, ClientError> {
+        let record = encode::to_bytes(&TopologyRecord { version: expected, spec });
+        let attempt = |node: Node, limit| {
+            let request = self.request(v1::TopologyApplyRequest { expected, record: record.clone() }, limit);
+            async move { node.admin().topology_apply(request).await }
+        };
+        Ok(self.try_all("apply the topology", attempt).await?.version)
+    }
+
+    /// Adds a node; its id. The same again, before it has started, answers with the same id.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`] with the reason if it cannot be; else [`ClientError`].
+    pub async fn add_node(
+        &self,
+        site: &SiteName,
+        grpc: &str,
+        quic: &str,
+        witness: bool,
+    ) -> Result<NodeId, ClientError> {
+        let (grpc, quic) = (grpc.to_owned(), quic.to_owned());
+        let message = v1::NodeAddRequest { site: site.to_string(), grpc, quic, witness };
+        let attempt = |node: Node, limit| {
+            let request = self.request(message.clone(), limit);
+            async move { node.admin().node_add(request).await }
+        };
+        Ok(NodeId(self.try_all("add a node", attempt).await?.id))
+    }
+
+    /// Begins or ends the emptying of a node.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`] if there is none; else [`ClientError`].
+    pub async fn drain_node(&self, node: NodeId, draining: bool) -> Result<(), ClientError> {
+        let attempt = |at: Node, limit| {
+            let request = self.request(v1::NodeDrainRequest { id: node.0, draining }, limit);
+            async move { at.admin().node_drain(request).await }
+        };
+        self.try_all(format!("drain {node}"), attempt).await.map(|_| ())
+    }
+
+    /// Takes an empty node out, for ever.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`] if it is not empty; else [`ClientError`].
+    pub async fn remove_node(&self, node: NodeId) -> Result<(), ClientError> {
+        let attempt = |at: Node, limit| {
+            let request = self.request(v1::NodeRemoveRequest { id: node.0 }, limit);
+            async move { at.admin().node_remove(request).await }
+        };
+        self.try_all(format!("remove {node}"), attempt).await.map(|_| ())
     }
 
     /// A volume by name, with its totals and digest.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use causeway_base::{ClusterId, NodeId, RetryClass, StoreId, VolumeId};
 use causeway_namespace_core::command::Outcome;
-use causeway_namespace_core::root::{ClusterRecord, RootOp, RootOutcome, RootRefusal};
+use causeway_namespace_core::root::{ClusterRecord, NodeRecord, RootOp, RootOutcome, RootRefusal};
 use causeway_proto::peer::v1::{HelloRequest, hello_response::Registration};
 use futures::future::join_all;
 
@@ -208,25 +208,36 @@ impl From<Error> for Step {
     }
 }
 
+/// Whether the cluster knows the node's disk and addresses; the rest is the cluster's to say.
+fn is_as_registered(known: &NodeRecord, node: &NodeRecord) -> bool {
+    let told = |node: &NodeRecord| (node.store, node.grpc.clone(), node.quic.clone());
+    told(known) == told(node)
+}
+
 /// One round; `true` if the node is registered as it is.
 async fn register(namespace: &Arc<Namespace>) -> Result<bool, Step> {
     let config = &namespace.config;
     let snapshot = namespace.snapshot(VolumeId::ROOT, Consistency::Linearizable, STEP).await?;
     let catalog = Catalog::read(&snapshot.view, snapshot.state.seq).map_err(Error::Read)?;
     let op = match &catalog.cluster {
+        None if !config.founders.contains(&namespace.id()) => {
+            return Err(Step::Again("the cluster is not set up yet".to_owned()));
+        }
         None => RootOp::Bootstrap {
             cluster: ClusterRecord { id: config.cluster, epoch: config.epoch },
             nodes: config
                 .initial
                 .iter()
-                .map(|node| causeway_namespace_core::root::NodeRecord { store: None, ..node.clone() })
+                .filter(|node| config.founders.contains(&node.id))
+                .map(|node| NodeRecord { store: None, ..node.clone() })
                 .collect(),
             realm_key: config.realm_key.clone(),
+            topology: config.topology.clone(),
         },
         Some(cluster) if cluster.id != config.cluster => {
             return Err(Step::Never(JoinError::OtherCluster { found: cluster.id, asked: config.cluster }));
         }
-        Some(_) if catalog.nodes.get(&namespace.id()) == Some(&namespace.node) => {
+        Some(_) if catalog.nodes.get(&namespace.id()).is_some_and(|known| is_as_registered(known, &namespace.node)) => {
             namespace.wait_catalog(snapshot.state.seq).await;
             return Ok(true);
         }

@@ -4,6 +4,7 @@ pub(crate) mod forward;
 pub(crate) mod join;
 pub(crate) mod manage;
 mod mutate;
+mod placement;
 mod reads;
 pub(crate) mod replica;
 mod status;

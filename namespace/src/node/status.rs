@@ -137,6 +137,7 @@ fn report(status: GroupStatus) -> GroupReport {
         committed: status.committed,
         applied: status.applied,
         voters: status.voters.into_iter().collect(),
+        learners: status.learners.into_iter().collect(),
         snapshot: status.snapshot,
         purged: status.purged,
         oldest_view: status.oldest_view,

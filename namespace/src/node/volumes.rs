@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use causeway_base::{NodeId, Seq, VolumeId};
 use causeway_namespace_core::command::{Outcome, Request, RequestBody};
-use causeway_namespace_core::root::{RootOp, RootOutcome, VolumeRecord, VolumeSpec};
+use causeway_namespace_core::root::{NodeState, RootOp, RootOutcome, VolumeRecord, VolumeSpec};
+use causeway_topology::{Residency, Survive};
 use tokio::time::Instant;
 
 use super::join::JoinError;
 use super::replica::Replica;
-use super::{Namespace, Pause, blocking};
+use super::{Namespace, Pause, blocking, placement};
 use crate::catalog::Catalog;
 use crate::error::Error;
 use crate::rpc;
@@ -25,10 +26,12 @@ const CHUNK_BYTES_AVG: u32 = 64 << 10;
 impl Namespace {
     /// Starts the root group, and the task that follows its tables.
     pub(super) async fn start_root(self: &Arc<Self>) -> Result<(), JoinError> {
-        let voters = self.config.initial.iter().map(|node| (node.id, ())).collect();
-        let spec = GroupSpec { voters, home: None, bootstrap: true };
+        let founders = &self.config.founders;
+        let voters = founders.iter().map(|node| (*node, ())).collect();
+        let spec = GroupSpec { voters, home: None, bootstrap: founders.contains(&self.id()) };
         let root = self.start_group(VolumeId::ROOT, spec).await.map_err(JoinError::Failed)?;
         self.tasks.spawn(follow(self.clone(), root));
+        self.tasks.spawn(placement::run(self.clone()));
         Ok(())
     }
 
@@ -41,14 +44,27 @@ impl Namespace {
         Ok(group)
     }
 
-    /// Starts what the catalog has here and does not run yet; `false` if one did not start.
+    /// Starts what the catalog has here and does not run yet, and stops what it has here no more; `false` if one did not
+    /// start.
     async fn start_volumes(&self, catalog: &Catalog) -> bool {
         let mut all = true;
         for volume in catalog.volumes.values() {
-            if !volume.spec.voters.contains(&self.id()) || self.replica(volume.id).is_some() {
+            let runs = self.replica(volume.id).is_some();
+            if !volume.members.contains(&self.id()) {
+                if runs {
+                    self.replicas.lock().unwrap_or_else(PoisonError::into_inner).remove(&volume.id);
+                    self.groups.stop(volume.id).await;
+                    tracing::info!(volume = %volume.id, name = volume.spec.name, "volume runs here no more");
+                }
                 continue;
             }
-            let spec = group_spec(volume, catalog);
+            if runs {
+                if let Some(group) = self.group(volume.id) {
+                    group.set_home(placement::home_of(volume, catalog));
+                }
+                continue;
+            }
+            let spec = group_spec(volume, catalog, self.id());
             match self.start_group(volume.id, spec).await {
                 Ok(_) => tracing::info!(volume = %volume.id, name = volume.spec.name, "volume runs here"),
                 Err(error) => {
@@ -75,21 +91,37 @@ impl Namespace {
     /// [`Error`]; that the root group refused is an outcome. Cancel safety: dropping it leaves the outcome unknown.
     pub async fn propose_root(&self, op: RootOp, deadline: Duration) -> Result<Proposed, Error> {
         let request = Request { at: self.clock.now(), body: RequestBody::Root(op) };
-        let voters: Vec<NodeId> = self.config.initial.iter().map(|node| node.id).collect();
+        let voters: Vec<NodeId> = match self.catalog().nodes.keys().copied().collect::<Vec<_>>() {
+            known if known.is_empty() => self.config.initial.iter().map(|node| node.id).collect(),
+            known => known,
+        };
         self.forward.propose(VolumeId::ROOT, &voters, &request, deadline).await
     }
 
-    /// Creates a volume and waits until it takes writes. What the spec leaves empty is filled: voters with the voters of
-    /// the root group, the realm with `default`, the chunk size with 64 KiB. The same again answers with the existing one.
+    /// As [`Namespace::propose_root`]; a refusal is an error.
+    ///
+    /// # Errors
+    /// [`Error::Root`] if the root group refused; else [`Error`].
+    pub(crate) async fn root_done(&self, op: RootOp, deadline: Duration) -> Result<RootOutcome, Error> {
+        match self.propose_root(op, deadline).await?.outcome {
+            Outcome::Root(RootOutcome::Refused(refusal)) => Err(Error::Root(refusal)),
+            Outcome::Root(done) => Ok(done),
+            other => Err(Error::Invalid(format!("the root group answered {other:?}"))),
+        }
+    }
+
+    /// Creates a volume and waits until it takes writes. What the spec leaves empty is filled: voters by the planner, for
+    /// what it should survive (or, if it does not say and lists no voters, for the loss of a site or else of a node, and with
+    /// all nodes as voters where neither can be held); the realm with `default`, the chunk size with 64 KiB. The same again
+    /// answers with the existing one.
     ///
     /// # Errors
     /// [`Error::Root`] with the reason if the spec cannot be; else [`Error`].
     pub async fn create_volume(&self, mut spec: VolumeSpec, deadline: Duration) -> Result<VolumeRecord, Error> {
         let started = Instant::now();
         let left = || deadline.saturating_sub(started.elapsed());
-        if spec.voters.is_empty() {
-            spec.voters = self.config.initial.iter().map(|node| node.id).collect();
-        }
+        self.refresh_catalog(left()).await?;
+        self.place_new(&mut spec)?;
         if spec.realm.is_empty() {
             REALM.clone_into(&mut spec.realm);
         }
@@ -105,10 +137,85 @@ impl Namespace {
         let behind = || Error::Behind { group: VolumeId::ROOT, wanted: proposed.seq, applied: self.catalog().seq };
         tokio::time::timeout(left(), self.wait_catalog(proposed.seq)).await.map_err(|_| behind())?;
         let volume = self.volume(id)?;
-        if volume.spec.voters.contains(&self.id()) {
+        if volume.members.contains(&self.id()) {
             self.find_replica(id, left()).await?.confirm(left()).await?;
         }
         Ok(volume)
+    }
+
+    fn place_new(&self, spec: &mut VolumeSpec) -> Result<(), Error> {
+        let catalog = self.catalog();
+        if spec.survive.is_none() && !spec.voters.is_empty() {
+            if spec.residency != Residency::Anywhere {
+                let message =
+                    "a volume that may not lie everywhere is placed by what it survives, not by a list of voters";
+                return Err(Error::Invalid(message.to_owned()));
+            }
+            return Ok(());
+        }
+        let topology = crate::placement::topology(&catalog.topology, catalog.nodes.values());
+        let plan = |survive| {
+            let topology = topology.as_ref().map_err(Clone::clone)?;
+            crate::placement::plan(topology, spec, survive).map(|plan| (survive, plan))
+        };
+        let planned = match spec.survive {
+            Some(survive) => Some(plan(survive).map_err(Error::Placement)?),
+            None => match plan(Survive::Site).or_else(|_| plan(Survive::Node)) {
+                Ok(planned) => Some(planned),
+                // All nodes are in no case where a restricted volume may lie.
+                Err(error) if spec.residency != Residency::Anywhere => return Err(Error::Placement(error)),
+                Err(_) => None,
+            },
+        };
+        *spec = match planned {
+            Some((survive, plan)) => VolumeSpec { survive: Some(survive), ..crate::placement::placed(spec, &plan) },
+            None => {
+                let able = catalog.nodes.values().filter(|node| node.state == NodeState::Active && !node.witness);
+                VolumeSpec { voters: able.map(|node| node.id).collect(), ..spec.clone() }
+            }
+        };
+        Ok(())
+    }
+
+    /// Changes a volume's settings and plans its placement anew; its leader then drives the group there.
+    ///
+    /// # Errors
+    /// [`Error::Placement`] if what it should survive cannot be held, [`Error::Root`] if another change came first; else
+    /// [`Error`].
+    pub async fn set_volume(
+        &self,
+        id: VolumeId,
+        expected: u64,
+        mut spec: VolumeSpec,
+        deadline: Duration,
+    ) -> Result<VolumeRecord, Error> {
+        let started = Instant::now();
+        let left = || deadline.saturating_sub(started.elapsed());
+        self.refresh_catalog(left()).await?;
+        let before = self.volume(id)?;
+        if before.revision == expected && !before.is_placed() {
+            let message = "it is still moving to where the last change wants it; wait for that, and try again";
+            return Err(Error::Busy(format!("volume {:?}: {message}", spec.name)));
+        }
+        if spec.survive.is_none() && spec.residency != Residency::Anywhere {
+            let message = "a volume that may not lie everywhere is placed by what it survives: say what";
+            return Err(Error::Invalid(message.to_owned()));
+        }
+        if let Some(survive) = spec.survive {
+            let catalog = self.catalog();
+            let topology = crate::placement::topology(&catalog.topology, catalog.nodes.values());
+            let plan = topology.and_then(|topology| crate::placement::plan(&topology, &spec, survive));
+            spec = crate::placement::placed(&spec, &plan.map_err(Error::Placement)?);
+        }
+        let proposed = self.propose_root(RootOp::SetVolume { id, expected, spec }, left()).await?;
+        match proposed.outcome {
+            Outcome::Root(RootOutcome::Volume(_)) => {}
+            Outcome::Root(RootOutcome::Refused(refusal)) => return Err(Error::Root(refusal)),
+            other => return Err(Error::Invalid(format!("the root group answered {other:?}"))),
+        }
+        let behind = |_| Error::Behind { group: VolumeId::ROOT, wanted: proposed.seq, applied: self.catalog().seq };
+        tokio::time::timeout(left(), self.wait_catalog(proposed.seq)).await.map_err(behind)?;
+        self.volume(id)
     }
 
     /// Brings the catalog up to what the root group had when this was called.
@@ -145,7 +252,7 @@ impl Namespace {
         let started = Instant::now();
         if id != VolumeId::ROOT {
             let volume = self.find_volume(id, deadline).await?;
-            if !volume.spec.voters.contains(&self.id()) {
+            if !volume.members.contains(&self.id()) {
                 return Err(Error::NoReplica { volume: id, voters: volume.spec.voters });
             }
         }
@@ -208,8 +315,7 @@ async fn follow(namespace: Arc<Namespace>, root: Arc<Group>) {
     }
 }
 
-fn group_spec(volume: &VolumeRecord, catalog: &Catalog) -> GroupSpec {
-    let at_home = |node: &&NodeId| catalog.nodes.get(node).is_some_and(|node| node.site == volume.spec.home);
-    let voters: BTreeMap<NodeId, ()> = volume.spec.voters.iter().map(|node| (*node, ())).collect();
-    GroupSpec { home: voters.keys().find(at_home).copied(), voters, bootstrap: true }
+fn group_spec(volume: &VolumeRecord, catalog: &Catalog, own: NodeId) -> GroupSpec {
+    let voters: BTreeMap<NodeId, ()> = volume.founders.iter().map(|node| (*node, ())).collect();
+    GroupSpec { home: placement::home_of(volume, catalog), bootstrap: voters.contains_key(&own), voters }
 }

@@ -1,13 +1,15 @@
 //! The client API for operators and tools.
 
-use causeway_base::{Seq, VolumeId};
-use causeway_namespace_core::query;
+use causeway_base::{NodeId, Seq, VolumeId};
+use causeway_namespace_core::root::{RootOp, RootOutcome, TopologyRecord};
+use causeway_namespace_core::{encode, query};
 use causeway_proto::v1::{self, admin_server};
 use tonic::{Request, Response, Status};
 
 use super::Service;
 use super::namespace::freshness;
 use crate::error::Error;
+use crate::read::Consistency;
 use crate::rpc;
 use crate::status::{SyncTarget, SyncWaited};
 use crate::wire::{self, Wire};
@@ -56,6 +58,73 @@ impl admin_server::Admin for Service {
             digest: report.digest,
             leader: report.leader.map_or(0, |node| node.0),
         }))
+    }
+
+    async fn volume_set(
+        &self,
+        request: Request<v1::VolumeSetRequest>,
+    ) -> Result<Response<v1::VolumeSetResponse>, Status> {
+        let admitted = self.guard.client(&request)?;
+        let message = request.into_inner();
+        let spec = wire::required(message.spec, "spec").map_err(rpc::invalid)?;
+        let set = self.namespace.set_volume(VolumeId(message.id), message.expected, spec, admitted.deadline);
+        Ok(Response::new(v1::VolumeSetResponse { volume: Some(set.await?.into_wire()) }))
+    }
+
+    async fn topology_show(
+        &self,
+        request: Request<v1::TopologyShowRequest>,
+    ) -> Result<Response<v1::TopologyShowResponse>, Status> {
+        let admitted = self.guard.client(&request)?;
+        let root = self.namespace.snapshot(VolumeId::ROOT, Consistency::Linearizable, admitted.deadline).await?;
+        let record = encode::to_bytes(&query::topology(&root.view).map_err(Error::Read)?);
+        let nodes = wire::all_into(query::nodes(&root.view).map_err(Error::Read)?);
+        Ok(Response::new(v1::TopologyShowResponse { record, nodes }))
+    }
+
+    async fn topology_apply(
+        &self,
+        request: Request<v1::TopologyApplyRequest>,
+    ) -> Result<Response<v1::TopologyApplyResponse>, Status> {
+        let admitted = self.guard.client(&request)?;
+        let message = request.into_inner();
+        let declared: TopologyRecord =
+            encode::from_bytes(&message.record, encode::RECORD_BYTES_MAX).map_err(rpc::invalid)?;
+        let op = RootOp::SetTopology { expected: message.expected, spec: declared.spec };
+        match self.namespace.root_done(op, admitted.deadline).await? {
+            RootOutcome::Topology(version) => Ok(Response::new(v1::TopologyApplyResponse { version })),
+            other => Err(Error::Invalid(format!("the root group answered {other:?}")).into()),
+        }
+    }
+
+    async fn node_add(&self, request: Request<v1::NodeAddRequest>) -> Result<Response<v1::NodeAddResponse>, Status> {
+        let admitted = self.guard.client(&request)?;
+        let v1::NodeAddRequest { site, grpc, quic, witness } = request.into_inner();
+        let site = wire::site(site, "site").map_err(rpc::invalid)?;
+        match self.namespace.root_done(RootOp::AddNode { site, grpc, quic, witness }, admitted.deadline).await? {
+            RootOutcome::Node(id) => Ok(Response::new(v1::NodeAddResponse { id: id.0 })),
+            other => Err(Error::Invalid(format!("the root group answered {other:?}")).into()),
+        }
+    }
+
+    async fn node_drain(
+        &self,
+        request: Request<v1::NodeDrainRequest>,
+    ) -> Result<Response<v1::NodeDrainResponse>, Status> {
+        let admitted = self.guard.client(&request)?;
+        let v1::NodeDrainRequest { id, draining } = request.into_inner();
+        self.namespace.root_done(RootOp::DrainNode { id: NodeId(id), draining }, admitted.deadline).await?;
+        Ok(Response::new(v1::NodeDrainResponse {}))
+    }
+
+    async fn node_remove(
+        &self,
+        request: Request<v1::NodeRemoveRequest>,
+    ) -> Result<Response<v1::NodeRemoveResponse>, Status> {
+        let admitted = self.guard.client(&request)?;
+        let id = NodeId(request.into_inner().id);
+        self.namespace.root_done(RootOp::RemoveNode { id }, admitted.deadline).await?;
+        Ok(Response::new(v1::NodeRemoveResponse {}))
     }
 
     async fn realm_key(&self, request: Request<v1::RealmKeyRequest>) -> Result<Response<v1::RealmKeyResponse>, Status> {

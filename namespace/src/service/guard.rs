@@ -100,6 +100,14 @@ impl Guard {
             let message = format!("{node} is of site {}, the caller's certificate says {site}", known.site);
             return Err(rpc::failure(Code::PermissionDenied, RetryClass::Refused, "wrong-site", message));
         }
+        {
+            let catalog = self.catalog.borrow();
+            if catalog.cluster.is_some() && !catalog.nodes.contains_key(node) {
+                // It may be new and not known here yet, so it may ask again.
+                let message = format!("{node} is no member of this cluster: it was removed, or never added");
+                return Err(rpc::failure(Code::Unavailable, RetryClass::Transient, "no-member", message));
+            }
+        }
         let store = rpc::text(map, metadata::STORE_ID).parse().map_err(rpc::invalid)?;
         Ok(AdmittedNode { node: *node, store, deadline: rpc::work_time(map) })
     }

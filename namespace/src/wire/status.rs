@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use causeway_base::{ClusterId, Epoch, NodeId, Seq, StoreId, VolumeId};
-use causeway_namespace_core::root::NodeRecord;
+use causeway_namespace_core::root::{NodeRecord, NodeState};
 use causeway_proto::v1;
 
 use super::{Wire, WireError, all, all_into, id_bytes, id_from_bytes, millis, node_or_none, required, site};
@@ -28,6 +28,12 @@ impl Wire for NodeRecord {
             store: self.store.map(|store| id_bytes(store.0)).unwrap_or_default(),
             grpc: self.grpc,
             quic: self.quic,
+            witness: self.witness,
+            state: match self.state {
+                NodeState::Active => 0,
+                NodeState::Joining => 1,
+                NodeState::Draining => 2,
+            },
         }
     }
 
@@ -37,7 +43,14 @@ impl Wire for NodeRecord {
             false => Some(StoreId(id_from_bytes(&message.store, "node.store")?)),
         };
         let site = site(message.site, "node.site")?;
-        Ok(Self { id: NodeId(message.id), site, store, grpc: message.grpc, quic: message.quic })
+        let state = match message.state {
+            0 => NodeState::Active,
+            1 => NodeState::Joining,
+            2 => NodeState::Draining,
+            other => return Err(WireError::bad("node.state", format!("{other} is none"))),
+        };
+        let v1::NodeRecord { id, grpc, quic, witness, .. } = message;
+        Ok(Self { id: NodeId(id), site, store, grpc, quic, witness, state })
     }
 }
 
@@ -58,6 +71,7 @@ impl Wire for GroupReport {
             stopped: self.stopped.unwrap_or_default(),
             purged: self.purged.0,
             oldest_view: self.oldest_view.0,
+            learners: self.learners.into_iter().map(|node| node.0).collect(),
         }
     }
 
@@ -70,6 +84,7 @@ impl Wire for GroupReport {
             committed: Seq(message.committed),
             applied: Seq(message.applied),
             voters: message.voters.into_iter().map(NodeId).collect(),
+            learners: message.learners.into_iter().map(NodeId).collect(),
             snapshot: Seq(message.snapshot),
             purged: Seq(message.purged),
             oldest_view: Seq(message.oldest_view),

@@ -89,7 +89,15 @@ fn answers_survive() {
 #[test]
 fn status_survives() {
     let site = "zurich".parse().unwrap();
-    let node = NodeRecord { id: NodeId(1), site, store: Some(StoreId(5)), grpc: "a:1".into(), quic: "a:2".into() };
+    let node = NodeRecord {
+        id: NodeId(1),
+        site,
+        store: Some(StoreId(5)),
+        grpc: "a:1".into(),
+        quic: "a:2".into(),
+        witness: true,
+        state: Default::default(),
+    };
     let archive =
         ArchiveStatus { volume: VolumeId(1), rpo: Some(Duration::from_millis(1)), ..ArchiveStatus::default() };
     let status = NodeStatus {

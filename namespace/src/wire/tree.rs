@@ -1,10 +1,13 @@
 //! The tree: inodes, operations, outcomes, volumes.
 
+use std::collections::BTreeSet;
+
 use causeway_base::{Epoch, Ino, NodeId, Seq, SiteName, Timestamp, VolumeId};
 use causeway_namespace_core::command::{At, Errno, Expect, Op, OpDone, Refusal};
 use causeway_namespace_core::inode::{Attr, Body, Content, FileKind, Inode, ManifestRef};
 use causeway_namespace_core::root::{VolumeRecord, VolumeSpec};
 use causeway_proto::v1;
+use causeway_topology::{Residency, Survive};
 
 use super::{Wire, WireError, required, site};
 use crate::entry::{Entry, Found, Place};
@@ -380,6 +383,9 @@ impl Wire for VolumeSpec {
             chunk_bytes_avg: self.chunk_bytes_avg,
             inline_bytes_max: self.inline_bytes_max,
             realm: self.realm,
+            survive: self.survive.map(|survive| survive.to_string()).unwrap_or_default(),
+            learners: self.learners.into_iter().map(|node| node.0).collect(),
+            residency: residency_into(self.residency),
         }
     }
 
@@ -397,20 +403,69 @@ impl Wire for VolumeSpec {
             chunk_bytes_avg: message.chunk_bytes_avg,
             inline_bytes_max: message.inline_bytes_max,
             realm: message.realm,
+            survive: survive(&message.survive)?,
+            learners: message.learners.into_iter().map(NodeId).collect(),
+            residency: residency(message.residency)?,
         })
     }
+}
+
+/// Empty stands for none.
+fn survive(text: &str) -> Result<Option<Survive>, WireError> {
+    Ok(match text {
+        "" => None,
+        "node" => Some(Survive::Node),
+        "site" => Some(Survive::Site),
+        "region" => Some(Survive::Region),
+        other => return Err(WireError::bad("spec.survive", format!("{other:?} is none of node, site, region"))),
+    })
+}
+
+fn residency_into(residency: Residency) -> Option<v1::Residency> {
+    let (kind, names): (_, Vec<String>) = match residency {
+        Residency::Anywhere => return None,
+        Residency::Jurisdictions(names) => ("jurisdictions", names.iter().map(ToString::to_string).collect()),
+        Residency::Regions(names) => ("regions", names.iter().map(ToString::to_string).collect()),
+    };
+    Some(v1::Residency { kind: kind.to_owned(), names })
+}
+
+fn residency(message: Option<v1::Residency>) -> Result<Residency, WireError> {
+    fn all<T: std::str::FromStr<Err: std::fmt::Display> + Ord>(names: &[String]) -> Result<BTreeSet<T>, WireError> {
+        names.iter().map(|name| name.parse().map_err(|error| WireError::bad("spec.residency", error))).collect()
+    }
+    let Some(message) = message else { return Ok(Residency::Anywhere) };
+    Ok(match message.kind.as_str() {
+        "jurisdictions" => Residency::Jurisdictions(all(&message.names)?),
+        "regions" => Residency::Regions(all(&message.names)?),
+        other => return Err(WireError::bad("spec.residency", format!("{other:?} is no kind of residency"))),
+    })
 }
 
 impl Wire for VolumeRecord {
     type Message = v1::Volume;
 
     fn into_wire(self) -> v1::Volume {
-        v1::Volume { id: self.id.0, epoch: self.epoch.0, spec: Some(self.spec.into_wire()) }
+        v1::Volume {
+            id: self.id.0,
+            epoch: self.epoch.0,
+            revision: self.revision,
+            members: self.members.into_iter().map(|node| node.0).collect(),
+            founders: self.founders.into_iter().map(|node| node.0).collect(),
+            spec: Some(self.spec.into_wire()),
+        }
     }
 
     fn from_wire(message: v1::Volume) -> Result<Self, WireError> {
         let spec = required(message.spec, "volume.spec")?;
-        Ok(Self { id: VolumeId(message.id), epoch: Epoch(message.epoch), spec })
+        Ok(Self {
+            id: VolumeId(message.id),
+            epoch: Epoch(message.epoch),
+            revision: message.revision,
+            spec,
+            members: message.members.into_iter().map(NodeId).collect(),
+            founders: message.founders.into_iter().map(NodeId).collect(),
+        })
     }
 }
 

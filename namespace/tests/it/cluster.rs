@@ -56,7 +56,15 @@ impl Cluster {
             // Reserves a free port; `launch` binds it again.
             let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
             let site = site.parse().unwrap();
-            records.push(NodeRecord { id: NodeId(id), site, store: None, grpc, quic: "127.0.0.1:1".to_owned() });
+            records.push(NodeRecord {
+                id: NodeId(id),
+                site,
+                store: None,
+                grpc,
+                quic: "127.0.0.1:1".to_owned(),
+                witness: false,
+                state: Default::default(),
+            });
         }
         let dir = tempfile::tempdir().unwrap();
         Self { ca, nodes: vec![None, None, None], records, content, stores_drawn: 0, dir }
@@ -198,6 +206,9 @@ pub(crate) fn spec(name: &str) -> VolumeSpec {
         name: name.to_owned(),
         mount: Bytes::from(format!("/projects/{name}")),
         home: SITES[0].parse().unwrap(),
+        survive: None,
+        residency: Default::default(),
+        learners: Vec::new(),
         voters: Vec::new(),
         replicas: vec![SITES[1].parse().unwrap()],
         caches: vec![SITES[2].parse().unwrap()],

@@ -551,6 +551,13 @@ pub struct Volume {
     pub epoch: u64,
     #[prost(message, optional, tag = "3")]
     pub spec: ::core::option::Option<VolumeSpec>,
+    #[prost(uint64, tag = "4")]
+    pub revision: u64,
+    /// Node ids that run the group: more than the spec's while it moves.
+    #[prost(uint64, repeated, tag = "5")]
+    pub members: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, repeated, tag = "6")]
+    pub founders: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VolumeSpec {
@@ -579,6 +586,24 @@ pub struct VolumeSpec {
     pub inline_bytes_max: u32,
     #[prost(string, tag = "10")]
     pub realm: ::prost::alloc::string::String,
+    /// "node", "site" or "region"; empty: voters and learners stay as they are listed.
+    #[prost(string, tag = "11")]
+    pub survive: ::prost::alloc::string::String,
+    /// Node ids.
+    #[prost(uint64, repeated, tag = "12")]
+    pub learners: ::prost::alloc::vec::Vec<u64>,
+    /// Unset: anywhere.
+    #[prost(message, optional, tag = "13")]
+    pub residency: ::core::option::Option<Residency>,
+}
+/// Where something may lie: only in the jurisdictions, or only in the regions.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Residency {
+    /// "jurisdictions" or "regions".
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1441,6 +1466,80 @@ pub struct VolumeCreateResponse {
     #[prost(message, optional, tag = "1")]
     pub volume: ::core::option::Option<Volume>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeSetRequest {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The revision that it replaces.
+    #[prost(uint64, tag = "2")]
+    pub expected: u64,
+    /// All settings, new and old.
+    #[prost(message, optional, tag = "3")]
+    pub spec: ::core::option::Option<VolumeSpec>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeSetResponse {
+    #[prost(message, optional, tag = "1")]
+    pub volume: ::core::option::Option<Volume>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TopologyShowRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TopologyShowResponse {
+    /// The record, as docs/formats/records.md has it; of version 0 if none was declared.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub record: ::prost::bytes::Bytes,
+    #[prost(message, repeated, tag = "2")]
+    pub nodes: ::prost::alloc::vec::Vec<NodeRecord>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TopologyApplyRequest {
+    /// The version that it replaces.
+    #[prost(uint64, tag = "1")]
+    pub expected: u64,
+    /// A record as in TopologyShowResponse; its version is ignored.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub record: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TopologyApplyResponse {
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeAddRequest {
+    #[prost(string, tag = "1")]
+    pub site: ::prost::alloc::string::String,
+    /// host:port
+    #[prost(string, tag = "2")]
+    pub grpc: ::prost::alloc::string::String,
+    /// host:port
+    #[prost(string, tag = "3")]
+    pub quic: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub witness: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeAddResponse {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeDrainRequest {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(bool, tag = "2")]
+    pub draining: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeDrainResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeRemoveRequest {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeRemoveResponse {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VolumeListRequest {
     /// Of the root group.
@@ -1547,6 +1646,11 @@ pub struct NodeRecord {
     pub grpc: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub quic: ::prost::alloc::string::String,
+    #[prost(bool, tag = "6")]
+    pub witness: bool,
+    /// 0 active, 1 joining, 2 draining.
+    #[prost(uint32, tag = "7")]
+    pub state: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NodeStatusRequest {}
@@ -1603,6 +1707,8 @@ pub struct GroupStatus {
     /// Oldest seq whose state can still be read.
     #[prost(uint64, tag = "12")]
     pub oldest_view: u64,
+    #[prost(uint64, repeated, tag = "13")]
+    pub learners: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StoreStats {
@@ -1865,6 +1971,156 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("causeway.v1.Admin", "VolumeShow"));
             self.inner.unary(req, path, codec).await
         }
+        /// Changes a volume's settings, if they are still of the expected revision. Of one that survives something, voters and
+        /// learners are planned anew, whatever the request lists.
+        pub async fn volume_set(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VolumeSetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VolumeSetResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Admin/VolumeSet",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Admin", "VolumeSet"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The declared topology, and the nodes.
+        pub async fn topology_show(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TopologyShowRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TopologyShowResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Admin/TopologyShow",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Admin", "TopologyShow"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Replaces the topology, if it is still of the expected version.
+        pub async fn topology_apply(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TopologyApplyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TopologyApplyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Admin/TopologyApply",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Admin", "TopologyApply"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Adds a node under a new id; it takes part once it has started.
+        pub async fn node_add(
+            &mut self,
+            request: impl tonic::IntoRequest<super::NodeAddRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::NodeAddResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Admin/NodeAdd",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("causeway.v1.Admin", "NodeAdd"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Begins or ends the emptying of a node.
+        pub async fn node_drain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::NodeDrainRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::NodeDrainResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Admin/NodeDrain",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Admin", "NodeDrain"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes an empty node out, for ever.
+        pub async fn node_remove(
+            &mut self,
+            request: impl tonic::IntoRequest<super::NodeRemoveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::NodeRemoveResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Admin/NodeRemove",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Admin", "NodeRemove"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The key under which chunk ids of a dedup realm are made.
         pub async fn realm_key(
             &mut self,
@@ -2002,6 +2258,52 @@ pub mod admin_server {
             request: tonic::Request<super::VolumeShowRequest>,
         ) -> std::result::Result<
             tonic::Response<super::VolumeShowResponse>,
+            tonic::Status,
+        >;
+        /// Changes a volume's settings, if they are still of the expected revision. Of one that survives something, voters and
+        /// learners are planned anew, whatever the request lists.
+        async fn volume_set(
+            &self,
+            request: tonic::Request<super::VolumeSetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VolumeSetResponse>,
+            tonic::Status,
+        >;
+        /// The declared topology, and the nodes.
+        async fn topology_show(
+            &self,
+            request: tonic::Request<super::TopologyShowRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TopologyShowResponse>,
+            tonic::Status,
+        >;
+        /// Replaces the topology, if it is still of the expected version.
+        async fn topology_apply(
+            &self,
+            request: tonic::Request<super::TopologyApplyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TopologyApplyResponse>,
+            tonic::Status,
+        >;
+        /// Adds a node under a new id; it takes part once it has started.
+        async fn node_add(
+            &self,
+            request: tonic::Request<super::NodeAddRequest>,
+        ) -> std::result::Result<tonic::Response<super::NodeAddResponse>, tonic::Status>;
+        /// Begins or ends the emptying of a node.
+        async fn node_drain(
+            &self,
+            request: tonic::Request<super::NodeDrainRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::NodeDrainResponse>,
+            tonic::Status,
+        >;
+        /// Takes an empty node out, for ever.
+        async fn node_remove(
+            &self,
+            request: tonic::Request<super::NodeRemoveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::NodeRemoveResponse>,
             tonic::Status,
         >;
         /// The key under which chunk ids of a dedup realm are made.
@@ -2229,6 +2531,268 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = VolumeShowSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Admin/VolumeSet" => {
+                    #[allow(non_camel_case_types)]
+                    struct VolumeSetSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::VolumeSetRequest>
+                    for VolumeSetSvc<T> {
+                        type Response = super::VolumeSetResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VolumeSetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::volume_set(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VolumeSetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Admin/TopologyShow" => {
+                    #[allow(non_camel_case_types)]
+                    struct TopologyShowSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::TopologyShowRequest>
+                    for TopologyShowSvc<T> {
+                        type Response = super::TopologyShowResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TopologyShowRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::topology_show(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TopologyShowSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Admin/TopologyApply" => {
+                    #[allow(non_camel_case_types)]
+                    struct TopologyApplySvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::TopologyApplyRequest>
+                    for TopologyApplySvc<T> {
+                        type Response = super::TopologyApplyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TopologyApplyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::topology_apply(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TopologyApplySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Admin/NodeAdd" => {
+                    #[allow(non_camel_case_types)]
+                    struct NodeAddSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::NodeAddRequest>
+                    for NodeAddSvc<T> {
+                        type Response = super::NodeAddResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::NodeAddRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::node_add(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = NodeAddSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Admin/NodeDrain" => {
+                    #[allow(non_camel_case_types)]
+                    struct NodeDrainSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::NodeDrainRequest>
+                    for NodeDrainSvc<T> {
+                        type Response = super::NodeDrainResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::NodeDrainRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::node_drain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = NodeDrainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Admin/NodeRemove" => {
+                    #[allow(non_camel_case_types)]
+                    struct NodeRemoveSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::NodeRemoveRequest>
+                    for NodeRemoveSvc<T> {
+                        type Response = super::NodeRemoveResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::NodeRemoveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::node_remove(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = NodeRemoveSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -63,6 +63,9 @@ impl Volume {
             name: "data".to_owned(),
             mount: Bytes::from_static(b"/data"),
             home: site(home),
+            survive: None,
+            residency: Default::default(),
+            learners: Vec::new(),
             voters: vec![NodeId(1)],
             replicas: replicas.iter().map(|name| site(name)).collect(),
             caches: vec![],
@@ -328,7 +331,15 @@ impl Node {
         let addr = address(&endpoint, &peer);
         let mut nodes = book.nodes.lock().unwrap();
         nodes.retain(|node| node.id != id);
-        let record = NodeRecord { id, site: site.clone(), store: None, grpc: String::new(), quic: addr.addr.clone() };
+        let record = NodeRecord {
+            id,
+            site: site.clone(),
+            store: None,
+            grpc: String::new(),
+            quic: addr.addr.clone(),
+            witness: false,
+            state: Default::default(),
+        };
         nodes.push(record);
         drop(nodes);
         Self { id, site, store, replicator, endpoint, addr }

@@ -142,13 +142,25 @@ async fn fixture() -> Fixture {
     let (grpc, quic) = (String::from("a:1"), String::from("a:2"));
     root.apply(RequestBody::Root(RootOp::Bootstrap {
         cluster: ClusterRecord { id: CLUSTER, epoch: Epoch(1) },
-        nodes: vec![NodeRecord { id: NodeId(1), site: site.clone(), store: None, grpc, quic }],
+        nodes: vec![NodeRecord {
+            id: NodeId(1),
+            site: site.clone(),
+            store: None,
+            grpc,
+            quic,
+            witness: false,
+            state: Default::default(),
+        }],
         realm_key: RealmKey(realm().key),
+        topology: Default::default(),
     }));
     let spec = VolumeSpec {
         name: "home".into(),
         mount: Bytes::from_static(b"/home"),
         home: site.clone(),
+        survive: None,
+        residency: Default::default(),
+        learners: Vec::new(),
         voters: vec![NodeId(1)],
         replicas: vec![site],
         caches: Vec::new(),

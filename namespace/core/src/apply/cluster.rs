@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use causeway_base::{NodeId, SiteName};
 
 use super::transaction::Transaction;
-use super::volumes;
+use super::{topology, volumes};
 use crate::key;
 use crate::meta::GroupKind;
 use crate::records::ReadError;
-use crate::root::{ClusterRecord, NodeRecord, RealmKey, RootOp, RootOutcome, RootRefusal};
+use crate::root::{ClusterRecord, NodeRecord, NodeState, RealmKey, RootOp, RootOutcome, RootRefusal, TopologyRecord};
 
 /// Longest address in bytes: a DNS name and a port.
 const ADDRESS_BYTES_MAX: usize = 300;
@@ -46,7 +46,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    fn of(nodes: &[NodeRecord]) -> Self {
+    pub(super) fn of(nodes: &[NodeRecord]) -> Self {
         Self {
             nodes: nodes.iter().map(|node| node.id).collect(),
             sites: nodes.iter().map(|node| node.site.clone()).collect(),
@@ -57,10 +57,18 @@ impl Known {
 /// Applies one; refused ones leave nothing.
 pub(super) fn apply(transaction: &mut Transaction<'_>, op: &RootOp) -> Result<RootOutcome, ReadError> {
     let result = match op {
-        RootOp::Bootstrap { cluster, nodes, realm_key } => bootstrap(transaction, cluster, nodes, realm_key),
+        RootOp::Bootstrap { cluster, nodes, realm_key, topology } => {
+            bootstrap(transaction, cluster, nodes, realm_key, topology)
+        }
         RootOp::RegisterNode { node } => register(transaction, node),
         RootOp::CreateVolume { spec } => create_volume(transaction, spec),
         RootOp::Reseed { cluster, nodes, volumes } => volumes::reseed(transaction, cluster, nodes, volumes),
+        RootOp::SetTopology { expected, spec } => topology::set(transaction, *expected, spec),
+        RootOp::SetVolume { id, expected, spec } => volumes::set(transaction, *id, *expected, spec),
+        RootOp::Placed { id, revision } => volumes::placed(transaction, *id, *revision),
+        RootOp::AddNode { site, grpc, quic, witness } => add_node(transaction, site, grpc, quic, *witness),
+        RootOp::DrainNode { id, draining } => drain_node(transaction, *id, *draining),
+        RootOp::RemoveNode { id } => remove_node(transaction, *id),
     };
     match result {
         Ok(outcome) => Ok(outcome),
@@ -77,6 +85,7 @@ fn bootstrap(
     cluster: &ClusterRecord,
     nodes: &[NodeRecord],
     realm_key: &RealmKey,
+    declared: &causeway_topology::TopologySpec,
 ) -> Result<RootOutcome, RootFault> {
     let base = transaction.base;
     if let Some(found) = transaction.others.get::<ClusterRecord>(base, &key::cluster())? {
@@ -90,6 +99,9 @@ fn bootstrap(
     transaction.others.set(base, key::cluster(), Some(cluster))?;
     transaction.others.set(base, key::realm(DEFAULT_REALM), Some(realm_key))?;
     replace_nodes(transaction, nodes)?;
+    if !declared.sites.is_empty() {
+        topology::set(transaction, 0, declared)?;
+    }
     Ok(RootOutcome::Done)
 }
 
@@ -124,6 +136,8 @@ pub(super) fn replace_nodes(transaction: &mut Transaction<'_>, list: &[NodeRecor
             return Err(invalid(format!("node {}: its store is registered by its first start", node.id)));
         }
         transaction.others.set(base, key::node(node.id), Some(node))?;
+        let above = node.id.0.checked_add(1).map(NodeId).ok_or_else(|| invalid("node ids are used up"))?;
+        transaction.meta.next_node = transaction.meta.next_node.max(above);
     }
     Ok(known)
 }
@@ -149,7 +163,69 @@ fn register(transaction: &mut Transaction<'_>, node: &NodeRecord) -> Result<Root
         return Err(invalid(format!("node {} is of site {}, not {}", node.id, known.site, node.site)));
     }
     check_addresses(node)?;
-    transaction.others.set(base, key, Some(node))?;
+    let state = if known.state == NodeState::Joining { NodeState::Active } else { known.state };
+    let registered = NodeRecord { store: node.store, grpc: node.grpc.clone(), quic: node.quic.clone(), state, ..known };
+    transaction.others.set(base, key, Some(&registered))?;
+    Ok(RootOutcome::Done)
+}
+
+fn add_node(
+    transaction: &mut Transaction<'_>,
+    site: &SiteName,
+    grpc: &str,
+    quic: &str,
+    witness: bool,
+) -> Result<RootOutcome, RootFault> {
+    cluster(transaction)?;
+    let all = nodes(transaction)?;
+    for other in &all {
+        if other.grpc != grpc && other.quic != quic {
+            continue;
+        }
+        let same = other.grpc == grpc && other.quic == quic && other.site == *site && other.witness == witness;
+        if same && other.state == NodeState::Joining {
+            return Ok(RootOutcome::Node(other.id));
+        }
+        return Err(invalid(format!("node {} has the address {} or {} already", other.id, grpc, quic)));
+    }
+    let declared: Option<TopologyRecord> = transaction.others.get(transaction.base, &key::topology())?;
+    let declared = declared.unwrap_or_default();
+    if !declared.spec.sites.iter().any(|known| known.name == *site) && !all.iter().any(|node| node.site == *site) {
+        return Err(RootRefusal::UnknownSite(site.clone()).into());
+    }
+    let id = transaction.meta.next_node;
+    transaction.meta.next_node = id.0.checked_add(1).map(NodeId).ok_or_else(|| invalid("node ids are used up"))?;
+    let (site, grpc, quic) = (site.clone(), grpc.to_owned(), quic.to_owned());
+    let node = NodeRecord { id, site, store: None, grpc, quic, witness, state: NodeState::Joining };
+    check_addresses(&node)?;
+    transaction.others.set(transaction.base, key::node(id), Some(&node))?;
+    Ok(RootOutcome::Node(id))
+}
+
+fn drain_node(transaction: &mut Transaction<'_>, id: NodeId, draining: bool) -> Result<RootOutcome, RootFault> {
+    let (base, key) = (transaction.base, key::node(id));
+    let known: NodeRecord = transaction.others.get(base, &key)?.ok_or(RootRefusal::UnknownNode(id))?;
+    let state = match draining {
+        true => NodeState::Draining,
+        false if known.state != NodeState::Draining => return Ok(RootOutcome::Done),
+        false if known.store.is_none() => NodeState::Joining,
+        false => NodeState::Active,
+    };
+    transaction.others.set(base, key, Some(&NodeRecord { state, ..known }))?;
+    Ok(RootOutcome::Done)
+}
+
+fn remove_node(transaction: &mut Transaction<'_>, id: NodeId) -> Result<RootOutcome, RootFault> {
+    let (base, key) = (transaction.base, key::node(id));
+    let Some(node) = transaction.others.get::<NodeRecord>(base, &key)? else { return Ok(RootOutcome::Done) };
+    if node.state == NodeState::Active {
+        return Err(RootRefusal::NotEmpty { node: id, what: "work to do".to_owned() }.into());
+    }
+    if let Some(volume) = volumes::all(transaction)?.iter().find(|volume| volume.members.contains(&id)) {
+        let what = format!("a replica of volume {:?}", volume.spec.name);
+        return Err(RootRefusal::NotEmpty { node: id, what }.into());
+    }
+    transaction.others.set::<NodeRecord>(base, key, None)?;
     Ok(RootOutcome::Done)
 }
 

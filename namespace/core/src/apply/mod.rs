@@ -25,6 +25,7 @@ mod quotas;
 mod rename;
 mod sessions;
 mod table;
+mod topology;
 mod transaction;
 mod volumes;
 

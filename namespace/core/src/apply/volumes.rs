@@ -25,13 +25,61 @@ pub(super) fn create(
     let base = transaction.base;
     if let Some(id) = transaction.others.get::<VolumeId>(base, &key::volume_by_name(&spec.name))? {
         let existing = transaction.others.get::<VolumeRecord>(base, &key::volume(id))?;
-        let same = existing.is_some_and(|existing| existing.spec == *spec);
+        let same = existing.is_some_and(|existing| existing.spec.same_declared(spec));
         return if same { Ok(RootOutcome::Volume(id)) } else { Err(RootRefusal::NameTaken(spec.name.clone()).into()) };
     }
     let id = transaction.meta.next_volume;
     transaction.meta.next_volume = id.next().ok_or_else(|| invalid("volume ids are used up"))?;
-    insert(transaction, &VolumeRecord { id, epoch, spec: spec.clone() }, known)?;
+    insert(transaction, &VolumeRecord::new(id, epoch, spec.clone()), known)?;
     Ok(RootOutcome::Volume(id))
+}
+
+/// All volumes.
+pub(super) fn all(transaction: &Transaction<'_>) -> Result<Vec<VolumeRecord>, ReadError> {
+    let (from, to) = key::table(key::VOLUME);
+    transaction.others.all(transaction.base, &from, &to)
+}
+
+/// Changes what may change of a volume.
+pub(super) fn set(
+    transaction: &mut Transaction<'_>,
+    id: VolumeId,
+    expected: u64,
+    spec: &VolumeSpec,
+) -> Result<RootOutcome, RootFault> {
+    let base = transaction.base;
+    let found = transaction.others.get::<VolumeRecord>(base, &key::volume(id))?;
+    let mut volume = found.ok_or(RootRefusal::UnknownVolume(id))?;
+    if volume.spec == *spec {
+        return Ok(RootOutcome::Volume(id));
+    }
+    if volume.revision != expected {
+        let what = format!("volume {:?}", volume.spec.name);
+        return Err(RootRefusal::Changed { what, expected, found: volume.revision }.into());
+    }
+    let fixed = |spec: &VolumeSpec| (spec.name.clone(), spec.mount.clone(), spec.realm.clone(), spec.chunk_bytes_avg);
+    if fixed(&volume.spec) != fixed(spec) {
+        return Err(invalid("name, mount point, realm and chunk size of a volume never change"));
+    }
+    check_spec(transaction, spec, &Known::of(&super::cluster::nodes(transaction)?))?;
+    volume.members.extend(spec.placed());
+    volume.revision += 1;
+    volume.spec = spec.clone();
+    transaction.others.set(base, key::volume(id), Some(&volume))?;
+    Ok(RootOutcome::Volume(id))
+}
+
+/// The group has moved: its members are those of the spec.
+pub(super) fn placed(transaction: &mut Transaction<'_>, id: VolumeId, revision: u64) -> Result<RootOutcome, RootFault> {
+    let base = transaction.base;
+    let found = transaction.others.get::<VolumeRecord>(base, &key::volume(id))?;
+    let mut volume = found.ok_or(RootRefusal::UnknownVolume(id))?;
+    if volume.revision == revision && !volume.is_placed() {
+        volume.members = volume.spec.placed().collect();
+        volume.founders.clear();
+        transaction.others.set(base, key::volume(id), Some(&volume))?;
+    }
+    Ok(RootOutcome::Done)
 }
 
 /// Sets nodes, voters and epochs anew after a restore.
@@ -74,7 +122,7 @@ pub(super) fn reseed(
         if let Some(taken) = transaction.others.get::<VolumeId>(base, &key::volume_by_name(&spec.name))? {
             return Err(invalid(format!("{taken} and {id} are both called {:?}", spec.name)));
         }
-        insert(transaction, &VolumeRecord { id: *id, epoch: raised.epoch, spec: spec.clone() }, &known)?;
+        insert(transaction, &VolumeRecord::new(*id, raised.epoch, spec.clone()), &known)?;
     }
     Ok(RootOutcome::Done)
 }
@@ -104,15 +152,15 @@ fn check_spec(transaction: &Transaction<'_>, spec: &VolumeSpec, known: &Known) -
         let name: String = spec.name.chars().take(80).collect();
         return Err(invalid(format!("volume name {name:?}: 1 to 63 of a-z, 0-9 and '-', not starting with '-'")));
     }
-    if let Some(unknown) = spec.voters.iter().find(|node| !known.nodes.contains(node)) {
-        return Err(RootRefusal::UnknownNode(*unknown).into());
+    if let Some(unknown) = spec.placed().find(|node| !known.nodes.contains(node)) {
+        return Err(RootRefusal::UnknownNode(unknown).into());
     }
     let sites = [&spec.home].into_iter().chain(&spec.replicas).chain(&spec.caches);
     if let Some(unknown) = sites.into_iter().find(|site| !known.sites.contains(site)) {
         return Err(RootRefusal::UnknownSite(unknown.clone()).into());
     }
-    if spec.voters.is_empty() || !all_differ(&spec.voters) {
-        return Err(invalid("voters: at least one, each once"));
+    if spec.voters.is_empty() || !all_differ(&spec.placed().collect::<Vec<_>>()) {
+        return Err(invalid("voters and learners: at least one voter, each node once"));
     }
     if !all_differ(&spec.replicas.iter().chain(&spec.caches).collect::<Vec<_>>()) {
         return Err(invalid("replicas and caches: each site once"));

@@ -8,7 +8,7 @@ use causeway_base::VolumeId;
 use crate::encode;
 use crate::key;
 use crate::records::{ReadError, Records};
-use crate::root::{ClusterRecord, NodeRecord, RealmKey, VolumeRecord};
+use crate::root::{ClusterRecord, NodeRecord, RealmKey, TopologyRecord, VolumeRecord};
 
 /// Records read at once.
 const PAGE: usize = 256;
@@ -19,6 +19,14 @@ const PAGE: usize = 256;
 /// The store's.
 pub fn cluster(records: &dyn Records) -> Result<Option<ClusterRecord>, ReadError> {
     get(records, &key::cluster())
+}
+
+/// The declared topology; version 0 and empty if none was.
+///
+/// # Errors
+/// The store's.
+pub fn topology(records: &dyn Records) -> Result<TopologyRecord, ReadError> {
+    Ok(get(records, &key::topology())?.unwrap_or_default())
 }
 
 /// All nodes by id.

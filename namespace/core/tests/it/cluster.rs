@@ -12,6 +12,8 @@ use causeway_namespace_core::root::{
     ClusterRecord, NodeRecord, RealmKey, RootOp, RootOutcome, RootRefusal, VolumeSpec,
 };
 
+use causeway_topology::TopologySpec;
+
 use crate::support::Volume;
 
 struct Root {
@@ -21,7 +23,15 @@ struct Root {
 
 fn node(id: u64, site: &str) -> NodeRecord {
     let address = format!("10.0.0.{id}:7000");
-    NodeRecord { id: NodeId(id), site: site.parse().unwrap(), store: None, grpc: address.clone(), quic: address }
+    NodeRecord {
+        id: NodeId(id),
+        site: site.parse().unwrap(),
+        store: None,
+        grpc: address.clone(),
+        quic: address,
+        witness: false,
+        state: Default::default(),
+    }
 }
 
 fn cluster(epoch: u64) -> ClusterRecord {
@@ -33,6 +43,9 @@ fn spec(name: &str, mount: &'static str) -> VolumeSpec {
         name: name.to_owned(),
         mount: Bytes::from_static(mount.as_bytes()),
         home: "zurich".parse().unwrap(),
+        survive: None,
+        residency: Default::default(),
+        learners: Vec::new(),
         voters: vec![NodeId(1), NodeId(2)],
         replicas: vec!["zurich".parse().unwrap()],
         caches: vec!["eastus".parse().unwrap()],
@@ -45,7 +58,7 @@ fn spec(name: &str, mount: &'static str) -> VolumeSpec {
 
 fn bootstrap() -> RootOp {
     let nodes = vec![node(1, "zurich"), node(2, "eastus")];
-    RootOp::Bootstrap { cluster: cluster(1), nodes, realm_key: RealmKey([7; 32]) }
+    RootOp::Bootstrap { cluster: cluster(1), nodes, realm_key: RealmKey([7; 32]), topology: TopologySpec::default() }
 }
 
 impl Root {
@@ -90,7 +103,12 @@ fn bootstrap_happens_once_and_only_to_one_cluster() {
     let mut root = Root::new();
     assert_eq!(root.op(bootstrap()), RootOutcome::Done);
     let other = ClusterRecord { id: ClusterId(8), epoch: Epoch(1) };
-    let op = RootOp::Bootstrap { cluster: other, nodes: vec![node(1, "zurich")], realm_key: RealmKey([0; 32]) };
+    let op = RootOp::Bootstrap {
+        cluster: other,
+        nodes: vec![node(1, "zurich")],
+        realm_key: RealmKey([0; 32]),
+        topology: TopologySpec::default(),
+    };
     let refusal = root.refused(op);
     assert_eq!(refusal, RootRefusal::OtherCluster { found: ClusterId(7), asked: ClusterId(8) });
     assert_eq!(query::cluster(&root.records).unwrap(), Some(cluster(1)));
@@ -103,7 +121,12 @@ fn bad_first_nodes_leave_the_group_blank() {
     let mut root = Root { records: MemoryRecords::new(), seq: Seq(0) };
     let known = NodeRecord { store: Some(StoreId(1)), ..node(1, "zurich") };
     for nodes in [vec![], vec![node(1, "zurich"), node(1, "eastus")], vec![known]] {
-        let op = RootOp::Bootstrap { cluster: cluster(1), nodes, realm_key: RealmKey([7; 32]) };
+        let op = RootOp::Bootstrap {
+            cluster: cluster(1),
+            nodes,
+            realm_key: RealmKey([7; 32]),
+            topology: TopologySpec::default(),
+        };
         assert!(matches!(root.refused(op), RootRefusal::Invalid(_)));
     }
     assert_eq!(root.refused(RootOp::CreateVolume { spec: spec("a", "/a") }), RootRefusal::NoCluster);
@@ -264,4 +287,83 @@ fn what_is_for_the_other_kind_of_group_is_invalid() {
     }
     let mut volume = Volume::new();
     assert!(matches!(volume.one(RequestBody::Root(bootstrap())), Outcome::Invalid(_)));
+}
+
+/// Two sites in two regions.
+fn declared() -> TopologySpec {
+    use causeway_topology::{Region, Site};
+    let region = |name: &str| Region {
+        name: name.parse().unwrap(),
+        jurisdiction: "ch".parse().unwrap(),
+        provider: "on-prem".to_owned(),
+    };
+    let site = |name: &str| Site {
+        name: name.parse().unwrap(),
+        region: name.parse().unwrap(),
+        lan_rtt: std::time::Duration::from_micros(200),
+        transit: false,
+    };
+    let (regions, sites) = (["zurich", "eastus"].map(region).into(), ["zurich", "eastus"].map(site).into());
+    TopologySpec { regions, sites, ..TopologySpec::default() }
+}
+
+#[test]
+fn the_topology_changes_only_from_the_version_that_was_seen() {
+    let mut root = Root::new();
+    let set = |expected, spec| RootOp::SetTopology { expected, spec };
+    assert_eq!(root.op(set(0, declared())), RootOutcome::Topology(1));
+    assert_eq!(root.op(set(0, declared())), RootOutcome::Topology(1), "the same again, its answer was lost");
+    let mut other = declared();
+    other.sites[0].transit = true;
+    let refusal = root.refused(set(0, other.clone()));
+    assert!(matches!(refusal, RootRefusal::Changed { expected: 0, found: 1, .. }), "{refusal:?}");
+    assert_eq!(root.op(set(1, other.clone())), RootOutcome::Topology(2));
+    assert_eq!(query::topology(&root.records).unwrap().spec, other);
+    let mut without = declared();
+    without.sites.truncate(1);
+    let refusal = root.refused(set(2, without)).to_string();
+    assert!(refusal.contains("n2") && refusal.contains("eastus"), "a node would have no site: {refusal}");
+    assert_eq!(query::topology(&root.records).unwrap().version, 2);
+}
+
+#[test]
+fn node_ids_are_never_given_twice() {
+    let mut root = Root::new();
+    let add = |port: u16| {
+        let address = format!("h:{port}");
+        RootOp::AddNode { site: "eastus".parse().unwrap(), grpc: address.clone(), quic: address, witness: false }
+    };
+    assert_eq!(root.op(add(1)), RootOutcome::Node(NodeId(3)));
+    assert_eq!(root.op(add(1)), RootOutcome::Node(NodeId(3)), "the same again, before it has started");
+    assert_eq!(root.op(RootOp::RemoveNode { id: NodeId(3) }), RootOutcome::Done);
+    assert_eq!(root.op(add(1)), RootOutcome::Node(NodeId(4)));
+    let nowhere =
+        RootOp::AddNode { site: "mars".parse().unwrap(), grpc: "a:1".into(), quic: "a:1".into(), witness: false };
+    assert!(matches!(root.refused(nowhere), RootRefusal::UnknownSite(_)));
+}
+
+#[test]
+fn a_node_leaves_only_when_it_is_empty() {
+    let mut root = Root::new();
+    let RootOutcome::Volume(id) = root.create(spec("data", "/data")) else { panic!("no volume") };
+    assert!(matches!(root.refused(RootOp::RemoveNode { id: NodeId(2) }), RootRefusal::NotEmpty { .. }));
+    assert_eq!(root.op(RootOp::DrainNode { id: NodeId(2), draining: true }), RootOutcome::Done);
+    assert!(matches!(root.refused(RootOp::RemoveNode { id: NodeId(2) }), RootRefusal::NotEmpty { .. }));
+    let moved = VolumeSpec { voters: vec![NodeId(1)], ..spec("data", "/data") };
+    let op = RootOp::SetVolume { id, expected: 0, spec: moved.clone() };
+    assert_eq!(root.op(op.clone()), RootOutcome::Volume(id));
+    assert_eq!(root.op(op), RootOutcome::Volume(id), "the same again");
+    let stale = RootOp::SetVolume { id, expected: 0, spec: spec("data", "/data") };
+    assert!(matches!(root.refused(stale), RootRefusal::Changed { expected: 0, found: 1, .. }));
+    let volume = query::volume(&root.records, id).unwrap().unwrap();
+    assert_eq!(volume.members, [NodeId(1), NodeId(2)].into(), "until it has moved both run it");
+    assert!(matches!(root.refused(RootOp::RemoveNode { id: NodeId(2) }), RootRefusal::NotEmpty { .. }));
+    assert_eq!(root.op(RootOp::Placed { id, revision: 0 }), RootOutcome::Done);
+    assert!(!query::volume(&root.records, id).unwrap().unwrap().is_placed(), "of an older revision");
+    assert_eq!(root.op(RootOp::Placed { id, revision: 1 }), RootOutcome::Done);
+    let volume = query::volume(&root.records, id).unwrap().unwrap();
+    assert!(volume.is_placed() && volume.founders.is_empty());
+    assert_eq!(root.op(RootOp::RemoveNode { id: NodeId(2) }), RootOutcome::Done);
+    let renamed = VolumeSpec { mount: "/other".into(), ..moved };
+    assert!(matches!(root.refused(RootOp::SetVolume { id, expected: 1, spec: renamed }), RootRefusal::Invalid(_)));
 }

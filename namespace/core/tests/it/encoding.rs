@@ -106,5 +106,5 @@ fn the_records_are_a_format() {
     );
     let dirent = Dirent { ino: Ino(300), kind: FileKind::Directory };
     assert_eq!(hex(encode::to_bytes(&dirent)), "01ac0201");
-    assert_eq!(hex(encode::to_bytes(&Meta::default())), "01000002010000000000010000000100");
+    assert_eq!(hex(encode::to_bytes(&Meta::default())), "0100000201000000000001010000000100");
 }

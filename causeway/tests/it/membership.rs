@@ -1,0 +1,128 @@
+//! Nodes that come and go, homes that move, topologies that change: while a client writes.
+
+use std::collections::BTreeMap;
+use std::net::{TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use causeway_base::NodeId;
+
+use crate::cluster::{Cluster, PROGRAM, text};
+
+/// Makes folders one by one through the built binary, until it is told to end; those that were acknowledged.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Vec<String>>,
+}
+
+impl Writer {
+    fn start(config: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let ended = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut written = Vec::new();
+            while !ended.load(Ordering::Relaxed) {
+                let name = format!("/data/w{:06}", written.len());
+                let mut command = Command::new(PROGRAM);
+                command.arg("--config").arg(&config).args(["mkdir", &name]).env_remove("CAUSEWAY_SITE");
+                let output = command.output().unwrap();
+                assert_eq!(output.status.code(), Some(0), "a write ended with an error: {}", text(&output));
+                written.push(name);
+            }
+            written
+        });
+        Self { stop, thread }
+    }
+
+    fn end(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+fn address() -> (String, String) {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    (tcp.local_addr().unwrap().to_string(), udp.local_addr().unwrap().to_string())
+}
+
+/// Nodes by the volume `data`'s role.
+fn placed(cluster: &Cluster) -> (Vec<u64>, Vec<u64>) {
+    let volume = cluster.json(["volume", "show", "data"]);
+    let list = |key: &str| -> Vec<u64> { serde_json::from_value(volume[key].clone()).unwrap() };
+    (list("voters"), list("leaving"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_replaced_while_a_client_writes() {
+    let mut cluster = Cluster::start().await;
+    let writer = Writer::start(cluster.config.path.clone());
+    let (grpc, quic) = address();
+    let added = cluster.json(["node", "add", "--at", "eastus", "--grpc", &grpc, "--quic", &quic]);
+    assert_eq!(added["id"], 4);
+
+    // On its own machine, from the token alone.
+    let folder = cluster.folder.path().join("node4");
+    cluster.ok(["node", "join", added["token"].as_str().unwrap(), folder.to_str().unwrap()]);
+    let config = causeway::config::Config::load(&folder.join("causeway.toml")).unwrap();
+    let mut joined = causeway::cluster::LocalCluster::new(PROGRAM.into(), &config);
+    joined.start([NodeId(4)]).await.unwrap();
+
+    // Dead, not only drained: nothing is needed from the one that goes.
+    cluster.nodes.kill(NodeId(3)).await.unwrap();
+    cluster.ok(["node", "drain", "3", "--deadline", "2m"]);
+    let (voters, leaving) = placed(&cluster);
+    assert!(voters.contains(&4) && !voters.contains(&3) && leaving.is_empty(), "{voters:?}, leaving {leaving:?}");
+    cluster.fails(5, ["node", "remove", "1"]);
+    cluster.ok(["node", "remove", "3"]);
+    cluster.fails(4, ["node", "remove", "3"]);
+
+    let written = writer.end();
+    assert!(!written.is_empty());
+    let listed = String::from_utf8(cluster.ok(["--site", "eastus", "ls", "/data"])).unwrap();
+    for name in &written {
+        let name = name.trim_start_matches("/data/");
+        assert!(listed.contains(name), "{name} was acknowledged and is gone");
+    }
+    // The removed one comes back and is not let in again; the cluster does not mind.
+    assert!(!cluster.json(["topology", "show"])["nodes"].to_string().contains("\"id\":3"));
+    cluster.ok(["mkdir", "/data/afterwards"]);
+    joined.stop().await;
+    cluster.nodes.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn home_moves_while_a_client_writes_and_topologies_are_compared() {
+    let mut cluster = Cluster::start().await;
+    let writer = Writer::start(cluster.config.path.clone());
+    let moved = cluster.json(["volume", "move", "data", "--home", "westeurope", "--deadline", "2m"]);
+    assert_eq!(moved["leader"], 2);
+    assert!(moved["longest_write_ms"].as_f64().unwrap() > 0.0);
+    let written = writer.end();
+    let listed = String::from_utf8(cluster.ok(["ls", "/data"])).unwrap();
+    assert!(written.iter().all(|name| listed.contains(name.trim_start_matches("/data/"))));
+
+    // What it survives is held or refused, with what is missing.
+    let refused = cluster.fails(5, ["volume", "create", "swiss", "--home", "zurich", "--jurisdictions", "zurich"]);
+    assert!(refused.contains("residency") || refused.contains("add"), "{refused}");
+
+    let shown = String::from_utf8(cluster.ok(["topology", "show"])).unwrap();
+    let file = cluster.folder.path().join("topology.toml");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, shown.replacen("priority = 0", "priority = 7", 1)).unwrap();
+    let plan = String::from_utf8(cluster.ok(["topology", "plan", path])).unwrap();
+    assert!(plan.contains("priority 0 -> 7"), "{plan}");
+    cluster.ok(["topology", "apply", path, "--version", "1"]);
+    std::fs::write(&file, shown.replacen("priority = 0", "priority = 8", 1)).unwrap();
+    let late = cluster.fails(5, ["topology", "apply", path, "--version", "1"]);
+    assert!(late.contains("somebody else"), "{late}");
+    std::fs::write(&file, shown.replacen("rate = \"1Gbit/s\"", "rate = \"0bit/s\"", 1)).unwrap();
+    let bad = cluster.fails(2, ["topology", "apply", path, "--version", "2"]);
+    assert!(bad.contains("topology.toml:") && bad.contains("rate of 0"), "{bad}");
+    let versions: BTreeMap<String, serde_json::Value> =
+        serde_json::from_value(cluster.json(["topology", "show"])).unwrap();
+    assert_eq!(versions["version"], 2);
+    cluster.nodes.stop().await;
+}
