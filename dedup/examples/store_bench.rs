@@ -1,7 +1,7 @@
 //! Speed of the chunk engine on this machine: each part alone, and the whole import of a folder into a pack store.
 //!
 //! ```text
-//! cargo run --release -p causeway-dedup --example store_bench -- [FOLDER] [MiB of noise]
+//! cargo run --release -p causeway-dedup --example store_bench -- [FOLDER] [MiB of noise] [KiB of a block]…
 //! ```
 //! FOLDER defaults to the cargo registry's sources. Writes to a folder next to the system's temporary ones and removes it.
 //! One run: ratios hold better than absolutes.
@@ -47,9 +47,16 @@ fn main() -> Fallible {
     }
     parts(&realm, text.into());
 
-    println!("\n== {} into a pack store", folder.display());
-    let dir = tempfile::tempdir()?;
-    whole(&realm, &files, dir.path())
+    let mut blocks: Vec<u32> = args.map(|text| text.parse()).collect::<Result<_, _>>()?;
+    if blocks.is_empty() {
+        blocks = vec![0, StoreOptions::default().block_bytes >> 10];
+    }
+    for block in blocks {
+        println!("\n== {} into a pack store, blocks of {block} KiB (0: each chunk by itself)", folder.display());
+        let dir = tempfile::tempdir()?;
+        whole(&realm, &files, dir.path(), block << 10)?;
+    }
+    Ok(())
 }
 
 fn rate(what: &str, bytes: usize, start: Instant, note: &str) {
@@ -154,7 +161,7 @@ impl Sink for StoreSink<'_> {
     }
 }
 
-fn whole(realm: &Realm, files: &[PathBuf], dir: &Path) -> Fallible {
+fn whole(realm: &Realm, files: &[PathBuf], dir: &Path, block_bytes: u32) -> Fallible {
     let total: u64 = files.iter().filter_map(|path| path.metadata().ok()).map(|meta| meta.len()).sum();
     let len = usize::try_from(total)?;
 
@@ -168,15 +175,18 @@ fn whole(realm: &Realm, files: &[PathBuf], dir: &Path) -> Fallible {
     rate("read, write, fsync", len, start, &format!("{} files", files.len()));
     std::fs::remove_file(dir.join("plain"))?;
 
+    let options = StoreOptions { block_bytes, ..StoreOptions::default() };
+    // Without blocks the pipeline compresses each chunk, with them the store does.
+    let pipeline = PipelineOptions { level: (block_bytes == 0).then_some(LEVEL_DEFAULT), ..PipelineOptions::default() };
     let open = || -> Fallible<ChunkStore> {
         let kv = FjallKv::open(&dir.join("index"), INDEX_SPACES, &FjallOptions::default())?;
-        Ok(ChunkStore::open(Arc::new(RealDisk), dir.join("packs"), Arc::new(kv), StoreOptions::default())?.0)
+        Ok(ChunkStore::open(Arc::new(RealDisk), dir.join("packs"), Arc::new(kv), options.clone())?.0)
     };
     let store = open()?;
     for round in ["import", "import again, all known"] {
         let sink = StoreSink { store: &store, done: std::sync::Mutex::default() };
         let start = Instant::now();
-        import(realm, &PipelineOptions::default(), files.iter().cloned(), &sink)?;
+        import(realm, &pipeline, files.iter().cloned(), &sink)?;
         store.sync()?;
         let stats = store.stats();
         let done = sink.done.into_inner()?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use causeway_base::{Clock, ClusterId, Seq, Timestamp, VolumeId};
+use causeway_dedup::chunk::LEVEL_DEFAULT;
 use causeway_namespace_core::root::VolumeRecord;
 use causeway_namespace_core::{encode, query};
 use causeway_repository::archive::ChunkArchive;
@@ -247,7 +248,7 @@ impl Archiver {
             self.bring(&job, needs, absent.clone()).await?;
             let local = self.fetcher.local().clone();
             let chunks = absent.into_iter().map(move |id| match local.get(&id) {
-                Ok(Some(chunk)) => Ok(chunk),
+                Ok(Some(chunk)) => Ok(chunk.compacted(LEVEL_DEFAULT)), // it rests plain in its block
                 Ok(None) => Err(format!("chunk {id} is damaged here").into()),
                 Err(error) => Err(error.into()),
             });

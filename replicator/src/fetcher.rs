@@ -71,7 +71,6 @@ pub struct Fetcher {
     local: Arc<dyn LocalChunks>,
     sources: Arc<dyn Sources>,
     limits: Limits,
-    rest_level: i32,
 }
 
 impl fmt::Debug for Fetcher {
@@ -87,10 +86,10 @@ enum Told {
 }
 
 impl Fetcher {
-    /// A fetcher into `local`; chunks that come plain are compressed at `rest_level` to be stored.
+    /// A fetcher into `local`, which compresses what it stores.
     #[must_use]
-    pub fn new(local: Arc<dyn LocalChunks>, sources: Arc<dyn Sources>, limits: Limits, rest_level: i32) -> Self {
-        Self { local, sources, limits, rest_level }
+    pub fn new(local: Arc<dyn LocalChunks>, sources: Arc<dyn Sources>, limits: Limits) -> Self {
+        Self { local, sources, limits }
     }
 
     /// The same, for chunks that someone waits for: a source that fails once is not tried again in the same run.
@@ -245,7 +244,6 @@ impl<'a> Run<'a> {
         let Job { realm, volume, cause } = self.job.clone();
         let sink = Sink {
             local: self.fetcher.local.clone(),
-            level: self.fetcher.rest_level,
             batch,
             ids: ids.clone(),
             group: Vec::new(),
@@ -305,7 +303,6 @@ async fn sleep_until(deadline: Option<Instant>) {
 /// Stores what comes in groups, and tells the loop what is stored. What it holds when a transfer breaks off is stored too.
 struct Sink {
     local: Arc<dyn LocalChunks>,
-    level: i32,
     batch: BatchId,
     ids: Vec<ChunkId>,
     group: Vec<EncodedChunk>,
@@ -343,7 +340,9 @@ impl Consumer for Sink {
             Received::Chunk { index, plain, encoded } => {
                 let id = self.ids[index];
                 self.group_bytes += plain.len();
-                self.group.push(encoded.unwrap_or_else(|| EncodedChunk::encode(id, plain, self.level)));
+                // Plain: the store compresses what comes together as one.
+                let alone = encoded.filter(|chunk| !chunk.may_shrink());
+                self.group.push(alone.unwrap_or_else(|| EncodedChunk::plain(id, plain)));
                 let full = self.group_bytes >= GROUP_BYTES || self.group.len() >= GROUP_CHUNKS;
                 return !(full || self.stored_at.elapsed() >= GROUP_TIME) || self.store();
             }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use causeway_base::{Clock, ClusterId, SiteName, VolumeId};
-use causeway_dedup::chunk::LEVEL_DEFAULT;
 use causeway_replicator_core::Limits;
 use causeway_repository::archive::ChunkArchive;
 use causeway_storage::disk::Disk;
@@ -34,15 +33,13 @@ use crate::wire::Refusal;
 pub struct Options {
     /// Bounds of what is fetched at once.
     pub limits: Limits,
-    /// zstd level of chunks that came in a stream, at rest.
-    pub rest_level: i32,
     /// Images are published at most this often; a volume that changes loses at most this and a publish's time.
     pub archive_interval: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { limits: Limits::default(), rest_level: LEVEL_DEFAULT, archive_interval: Duration::from_secs(1) }
+        Self { limits: Limits::default(), archive_interval: Duration::from_secs(1) }
     }
 }
 
@@ -107,7 +104,7 @@ impl Replicator {
     /// The folder of the watermarks cannot be made.
     pub fn new(parts: Parts, options: Options) -> io::Result<Arc<Self>> {
         let watermarks = Watermarks::open(parts.disk.clone(), parts.dir.clone())?;
-        let fetcher = Fetcher::new(parts.local.clone(), parts.sources.clone(), options.limits, options.rest_level);
+        let fetcher = Fetcher::new(parts.local.clone(), parts.sources.clone(), options.limits);
         let ensure = Arc::new(Ensure::new(fetcher.impatient()));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         Ok(Arc::new(Self { parts, options, fetcher, ensure, watermarks, volumes: Mutex::default(), stop, tasks }))

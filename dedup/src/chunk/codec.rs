@@ -85,9 +85,16 @@ thread_local! {
 
 /// The zstd frame of `plain`, or `None` if that saves less than one part in 128: decoding is not worth it.
 pub(super) fn compress(plain: &[u8], level: i32) -> Option<Bytes> {
-    if plain.len() > SAMPLED_ABOVE_BYTES && !sample_shrinks(plain) {
-        return None;
-    }
+    if may_shrink(plain) { compress_all(plain, level) } else { None }
+}
+
+/// Whether compressing is worth a try: bytes too short for a sample, or a sample that shrinks.
+pub(crate) fn may_shrink(plain: &[u8]) -> bool {
+    plain.len() <= SAMPLED_ABOVE_BYTES || sample_shrinks(plain)
+}
+
+/// As [`compress`], without asking a sample.
+pub(crate) fn compress_all(plain: &[u8], level: i32) -> Option<Bytes> {
     ENCODER.with_borrow_mut(|slot| {
         let encoder = Encoder::in_slot(slot, level)?;
         let len = encoder.compress(plain)?;
@@ -136,7 +143,7 @@ impl Encoder {
 }
 
 /// Decodes one frame to exactly `raw_len` bytes; allocates no more than that.
-pub(super) fn decompress(payload: &[u8], raw_len: usize) -> Result<Bytes, String> {
+pub(crate) fn decompress(payload: &[u8], raw_len: usize) -> Result<Bytes, String> {
     DECODER.with_borrow_mut(|slot| {
         if slot.is_none() {
             *slot = Some(Decompressor::new().map_err(|error| error.to_string())?);

@@ -1,6 +1,6 @@
 //! The form in which a chunk rests in a pack and travels between sites.
 
-mod codec;
+pub(crate) mod codec;
 
 use bytes::Bytes;
 
@@ -89,6 +89,30 @@ impl EncodedChunk {
             Some(payload) => Self { id, raw_len, codec: Codec::Zstd, payload },
             None => Self { id, raw_len, codec: Codec::Raw, payload: plain },
         }
+    }
+
+    /// Plain bytes as they are, for a receiver that compresses by itself (or not at all), such as the chunk store.
+    ///
+    /// `plain` must have 1 to [`CHUNK_BYTES_MAX`] bytes, else the result decodes nowhere.
+    #[must_use]
+    pub fn plain(id: ChunkId, plain: Bytes) -> Self {
+        debug_assert!(!plain.is_empty() && plain.len() <= CHUNK_BYTES_MAX as usize);
+        Self { id, raw_len: u32::try_from(plain.len()).unwrap_or(u32::MAX), codec: Codec::Raw, payload: plain }
+    }
+
+    /// The same chunk for a place where bytes are dear: plain bytes are compressed if that pays, others stay as they are.
+    #[must_use]
+    pub fn compacted(self, level: i32) -> Self {
+        match self.codec {
+            Codec::Raw => Self::encode(self.id, self.payload, level),
+            _ => self,
+        }
+    }
+
+    /// Whether compressing is worth a try, judged by a sample, or was done already. Costs about 10 µs for plain bytes.
+    #[must_use]
+    pub fn may_shrink(&self) -> bool {
+        self.codec != Codec::Raw || codec::may_shrink(&self.payload)
     }
 
     /// The plain bytes, verified against the id. Allocates at most [`CHUNK_BYTES_MAX`], nothing for a raw chunk.

@@ -36,8 +36,8 @@ pub struct PipelineOptions {
     pub threads: usize,
     /// The volume's chunk sizes.
     pub sizes: ChunkSizes,
-    /// zstd level.
-    pub level: i32,
+    /// zstd level; `None` hands chunks on plain, which is best for a [`crate::ChunkStore`]: it compresses by itself.
+    pub level: Option<i32>,
     /// Files up to this many bytes are given back whole.
     pub inline_bytes_max: u64,
     /// Plain bytes of the chunks that the sink is asked about at once.
@@ -49,7 +49,7 @@ impl Default for PipelineOptions {
         Self {
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             sizes: ChunkSizes::DEFAULT,
-            level: LEVEL_DEFAULT,
+            level: Some(LEVEL_DEFAULT),
             inline_bytes_max: 4096,
             batch_bytes: 1 << 20,
         }
@@ -350,7 +350,12 @@ impl<S: Sink, I: Iterator<Item = PathBuf> + Send> Work<'_, S, I> {
 ///
 /// # Errors
 /// The sink's.
-pub fn store<S: Sink>(sink: &S, ids: &[ChunkId], chunks: Vec<(ChunkId, Bytes)>, level: i32) -> Result<(), S::Error> {
+pub fn store<S: Sink>(
+    sink: &S,
+    ids: &[ChunkId],
+    chunks: Vec<(ChunkId, Bytes)>,
+    level: Option<i32>,
+) -> Result<(), S::Error> {
     let mut missing: HashSet<ChunkId> = sink.missing(ids)?.into_iter().collect();
     if missing.is_empty() {
         return Ok(());
@@ -358,7 +363,10 @@ pub fn store<S: Sink>(sink: &S, ids: &[ChunkId], chunks: Vec<(ChunkId, Bytes)>, 
     let encoded = chunks
         .into_iter()
         .filter(|(id, _)| missing.remove(id))
-        .map(|(id, plain)| EncodedChunk::encode(id, plain, level))
+        .map(|(id, plain)| match level {
+            Some(level) => EncodedChunk::encode(id, plain, level),
+            None => EncodedChunk::plain(id, plain),
+        })
         .collect();
     sink.store(encoded)
 }

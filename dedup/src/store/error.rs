@@ -94,6 +94,9 @@ pub enum Damage {
     /// Written by a newer program.
     #[error("kind or codec {0} is not known")]
     Kind(u8),
+    /// The checksum holds, and yet the compressed bytes do not decode.
+    #[error("the compressed bytes do not decode")]
+    Undecodable,
     /// A good record, but another chunk's.
     #[error("the record is another chunk's")]
     OtherChunk,

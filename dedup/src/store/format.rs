@@ -3,6 +3,7 @@
 use causeway_base::ChunkId;
 
 use super::Damage;
+use super::block::{BLOCK_PAYLOAD_MAX, BLOCK_PLAIN_BYTES_MAX};
 use crate::{CHUNK_BYTES_MAX, Codec};
 
 /// Version written and the only one read.
@@ -24,7 +25,7 @@ pub(super) const FOOTER_ENTRY_BYTES: usize = 48;
 pub(super) const TRAILER_BYTES: usize = 40;
 const TRAILER_MAGIC: [u8; 8] = *b"CWPKEND\n";
 
-fn word(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
@@ -72,6 +73,8 @@ impl PackHeader {
 pub(super) enum Kind {
     /// One chunk.
     Chunk,
+    /// Several chunks, compressed together.
+    Block,
     /// The list of the pack's records; the last record of a sealed pack.
     Footer,
 }
@@ -79,7 +82,8 @@ pub(super) enum Kind {
 impl Kind {
     const fn to_byte(self) -> u8 {
         match self {
-            Self::Chunk => 1, // 2 is reserved for a block of several small chunks
+            Self::Chunk => 1,
+            Self::Block => 2,
             Self::Footer => 15,
         }
     }
@@ -91,11 +95,12 @@ pub(super) struct RecordHeader {
     pub(super) kind: Kind,
     pub(super) codec: Codec,
     pub(super) payload_len: u32,
-    /// Plain length of a chunk; number of entries of a footer.
+    /// Plain length of the chunk or of all chunks of a block; number of entries of a footer.
     pub(super) raw_len: u32,
     /// All of this pack before this offset was durable when the record was written. So a bad record before the largest such
     /// offset is a loss, one behind it may never have been acknowledged.
     pub(super) synced_to: u32,
+    /// Of the chunk; a block has [`super::block::directory_mark`] here, a footer zeros.
     pub(super) id: ChunkId,
     pub(super) payload_crc: u32,
 }
@@ -125,6 +130,7 @@ impl RecordHeader {
         }
         let kind = match bytes[4] {
             1 => Kind::Chunk,
+            2 => Kind::Block,
             15 => Kind::Footer,
             other => return Err(Damage::Kind(other)),
         };
@@ -145,6 +151,10 @@ impl RecordHeader {
                 let lens = 1..=CHUNK_BYTES_MAX;
                 lens.contains(&header.payload_len) && lens.contains(&header.raw_len)
             }
+            Kind::Block => {
+                (1..=BLOCK_PAYLOAD_MAX).contains(&header.payload_len)
+                    && (1..=BLOCK_PLAIN_BYTES_MAX).contains(&header.raw_len)
+            }
             Kind::Footer => u64::from(header.raw_len) * FOOTER_ENTRY_BYTES as u64 == u64::from(header.payload_len),
         };
         if good { Ok(header) } else { Err(Damage::Length) }
@@ -156,21 +166,39 @@ impl RecordHeader {
     }
 }
 
-/// A record as the footer lists it.
+/// A chunk as the footer lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FooterEntry {
     pub(super) id: ChunkId,
-    /// Of the record's first byte.
+    /// Of the first byte of the record that holds it.
     pub(super) offset: u32,
+    /// Of that record.
     pub(super) payload_len: u32,
+    /// Of the chunk.
     pub(super) raw_len: u32,
     pub(super) codec: Codec,
+    /// Its number in a block; `None` for a record of its own.
+    pub(super) member: Option<u8>,
 }
 
 impl FooterEntry {
     /// End of the record.
     pub(super) const fn end(&self) -> u64 {
         self.offset as u64 + RECORD_HEADER_BYTES as u64 + self.payload_len as u64
+    }
+
+    /// Whether it is the first of its record, which is counted with it.
+    pub(super) const fn is_first(&self) -> bool {
+        matches!(self.member, None | Some(0))
+    }
+
+    /// Whether it is the chunk behind `before` in the same block.
+    fn goes_on(&self, before: &Self) -> bool {
+        self.offset == before.offset
+            && self.payload_len == before.payload_len
+            && self.codec == before.codec
+            && self.member.is_some()
+            && self.member == before.member.and_then(|number| number.checked_add(1))
     }
 }
 
@@ -181,17 +209,23 @@ pub(super) fn encode_footer(entries: &[FooterEntry]) -> Vec<u8> {
         out.extend_from_slice(&entry.offset.to_le_bytes());
         out.extend_from_slice(&entry.payload_len.to_le_bytes());
         out.extend_from_slice(&entry.raw_len.to_le_bytes());
-        out.extend_from_slice(&[Kind::Chunk.to_byte(), entry.codec.to_byte(), 0, 0]);
+        let (kind, number) = match entry.member {
+            None => (Kind::Chunk, 0),
+            Some(number) => (Kind::Block, number),
+        };
+        out.extend_from_slice(&[kind.to_byte(), entry.codec.to_byte(), number, 0]);
     }
     out
 }
 
-/// Reads a footer's payload, whose checksum held: entries must lie in order, apart, and before the footer.
+/// Reads a footer's payload, whose checksum held: records must lie in order, apart, and before the footer, and the chunks
+/// of a block in their order.
 pub(super) fn decode_footer(payload: &[u8], footer_offset: u32) -> Result<Vec<FooterEntry>, Damage> {
     if !payload.len().is_multiple_of(FOOTER_ENTRY_BYTES) {
         return Err(Damage::Length);
     }
     let mut end = PACK_HEADER_BYTES as u64;
+    let mut before: Option<FooterEntry> = None;
     payload
         .chunks_exact(FOOTER_ENTRY_BYTES)
         .map(|bytes| {
@@ -204,13 +238,24 @@ pub(super) fn decode_footer(payload: &[u8], footer_offset: u32) -> Result<Vec<Fo
                 payload_len: word(bytes, 36),
                 raw_len: word(bytes, 40),
                 codec,
+                member: match bytes[44] {
+                    1 => None,
+                    2 => Some(bytes[46]),
+                    other => return Err(Damage::Kind(other)),
+                },
             };
-            let lens = 1..=CHUNK_BYTES_MAX;
-            let placed = u64::from(entry.offset) >= end && entry.end() <= u64::from(footer_offset);
-            if !placed || !lens.contains(&entry.payload_len) || !lens.contains(&entry.raw_len) {
+            let placed = if entry.is_first() {
+                u64::from(entry.offset) >= end && entry.end() <= u64::from(footer_offset)
+            } else {
+                before.is_some_and(|before| entry.goes_on(&before))
+            };
+            let payload_max = if entry.member.is_some() { BLOCK_PAYLOAD_MAX } else { CHUNK_BYTES_MAX };
+            let lens = (1..=payload_max).contains(&entry.payload_len) && (1..=CHUNK_BYTES_MAX).contains(&entry.raw_len);
+            if !placed || !lens {
                 return Err(Damage::Length);
             }
             end = entry.end();
+            before = Some(entry);
             Ok(entry)
         })
         .collect()
@@ -300,7 +345,7 @@ mod tests {
             let mut offset = PACK_HEADER_BYTES as u32;
             let mut entries = Vec::new();
             for header in headers {
-                entries.push(FooterEntry { id: header.id, offset, payload_len: header.payload_len, raw_len: header.raw_len, codec: header.codec });
+                entries.push(FooterEntry { id: header.id, offset, payload_len: header.payload_len, raw_len: header.raw_len, codec: header.codec, member: None });
                 offset += header.record_len() as u32;
             }
             let payload = encode_footer(&entries);

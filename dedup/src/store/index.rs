@@ -34,11 +34,17 @@ pub(super) struct Location {
     pub(super) payload_len: u32,
     pub(super) raw_len: u32,
     pub(super) codec: Codec,
+    /// Its number in a block; `None` for a record of its own.
+    pub(super) member: Option<u8>,
 }
+
+/// In the byte of the codec: a block, and the chunk's number in it follows.
+const IN_BLOCK: u8 = 0x10;
 
 impl Location {
     pub(super) const fn of(pack: u32, entry: &FooterEntry) -> Self {
-        Self { pack, offset: entry.offset, payload_len: entry.payload_len, raw_len: entry.raw_len, codec: entry.codec }
+        let FooterEntry { id: _, offset, payload_len, raw_len, codec, member } = *entry;
+        Self { pack, offset, payload_len, raw_len, codec, member }
     }
 
     /// Bytes of the record.
@@ -46,23 +52,30 @@ impl Location {
         RECORD_HEADER_BYTES + self.payload_len as usize
     }
 
-    /// 15 bytes: at 100 M chunks each one counts. Lengths are below 2^24; the codec's upper four bits are reserved.
-    fn encode(self) -> [u8; 15] {
-        let mut out = [0; 15];
+    /// 15 bytes, 16 in a block: at 100 M chunks each one counts. Lengths are below 2^24.
+    fn encode(self) -> Bytes {
+        let mut out = [0; 16];
         out[..4].copy_from_slice(&self.pack.to_le_bytes());
         out[4..8].copy_from_slice(&self.offset.to_le_bytes());
         out[8..11].copy_from_slice(&self.payload_len.to_le_bytes()[..3]);
         out[11..14].copy_from_slice(&self.raw_len.to_le_bytes()[..3]);
         out[14] = self.codec.to_byte();
-        out
+        let Some(number) = self.member else { return Bytes::copy_from_slice(&out[..15]) };
+        out[14] |= IN_BLOCK;
+        out[15] = number;
+        Bytes::copy_from_slice(&out)
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; 15] = bytes.try_into().ok()?;
+        let in_block = bytes.get(14)? & IN_BLOCK != 0;
+        if bytes.len() != 15 + usize::from(in_block) {
+            return None;
+        }
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let short = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], 0]);
-        let codec = Codec::from_byte(bytes[14]).ok()?;
-        Some(Self { pack: word(0), offset: word(4), payload_len: short(8), raw_len: short(11), codec })
+        let codec = Codec::from_byte(bytes[14] & !IN_BLOCK).ok()?;
+        let member = in_block.then(|| bytes[15]);
+        Some(Self { pack: word(0), offset: word(4), payload_len: short(8), raw_len: short(11), codec, member })
     }
 }
 
@@ -96,7 +109,9 @@ impl PackMeta {
 
     pub(super) fn count(&mut self, entry: &FooterEntry) {
         self.chunks += 1;
-        self.stored_bytes += RECORD_HEADER_BYTES as u64 + u64::from(entry.payload_len);
+        if entry.is_first() {
+            self.stored_bytes += RECORD_HEADER_BYTES as u64 + u64::from(entry.payload_len);
+        }
         self.raw_bytes += u64::from(entry.raw_len);
     }
 
@@ -165,7 +180,7 @@ impl Index {
     ) -> Result<(), KvError> {
         let mut batch = Batch::new();
         for (id, location) in entries {
-            batch.put(CHUNKS, Bytes::copy_from_slice(id.as_bytes()), Bytes::copy_from_slice(&location.encode()));
+            batch.put(CHUNKS, Bytes::copy_from_slice(id.as_bytes()), location.encode());
         }
         for id in healed {
             batch.delete(CORRUPT, Bytes::copy_from_slice(id.as_bytes()));
@@ -180,7 +195,7 @@ impl Index {
     pub(super) fn quarantine(&self, id: &ChunkId, location: Location) -> Result<(), KvError> {
         let mut batch = Batch::new();
         batch.delete(CHUNKS, Bytes::copy_from_slice(id.as_bytes()));
-        batch.put(CORRUPT, Bytes::copy_from_slice(id.as_bytes()), Bytes::copy_from_slice(&location.encode()));
+        batch.put(CORRUPT, Bytes::copy_from_slice(id.as_bytes()), location.encode());
         self.kv.write(batch)
     }
 

@@ -2,6 +2,8 @@
 //!
 //! - **Put** appends to the active pack and returns when the operating system has the bytes; **sync** makes everything put
 //!   before durable, one fsync for all callers that wait. What is durable, and only that, is then entered in the index.
+//! - **Form**: chunks of one put that compress share blocks, since a chunk alone is too little for a compressor to learn
+//!   from. So chunks are best put plain and many at once; the store compresses, on the caller's thread.
 //! - **Crash**: what was not synced may be lost. Opening reads the packs from where the index knows them; a torn tail is
 //!   cut, bad bytes before good ones are reported and never cut.
 //! - **Failed write or fsync**: nobody knows what is on disk, so the store takes no more writes and says so. **Full disk**: a
@@ -12,6 +14,7 @@
 //! Which locks there are: `gate` (shared by all calls, exclusive while the index is built anew), `writer` (one appender),
 //! `sync` (who syncs), `pending` (chunks that are not in the index yet). They are taken in this order.
 
+mod block;
 mod error;
 mod files;
 mod format;
@@ -20,6 +23,7 @@ mod options;
 mod pack;
 mod read;
 mod recover;
+mod shape;
 mod sync;
 mod writer;
 
@@ -40,7 +44,8 @@ pub use options::{
 
 use files::PackFiles;
 use index::{Index, Location, Lookup};
-use writer::{AppendError, Item, Writer};
+use shape::{Item, shape};
+use writer::{AppendError, Writer};
 
 use crate::{CHUNK_BYTES_MAX, ChunkError, EncodedChunk};
 
@@ -60,6 +65,8 @@ pub struct ChunkStore {
     published: AtomicU64,
     /// Chunks found corrupt, and where.
     corrupt: Mutex<BTreeMap<ChunkId, Location>>,
+    /// Decoded blocks.
+    blocks: Mutex<block::BlockCache>,
     full: AtomicBool,
     read_only: Mutex<Option<String>>,
 }
@@ -97,6 +104,7 @@ impl ChunkStore {
             pending: RwLock::default(),
             published: AtomicU64::new(0),
             corrupt: Mutex::new(corrupt),
+            blocks: Mutex::default(),
             full: AtomicBool::new(false),
             read_only: Mutex::default(),
         };
@@ -120,11 +128,17 @@ impl ChunkStore {
     /// Stores chunks whose bytes the caller has verified (by [`EncodedChunk::decode`], or by having encoded them). Readable
     /// when this returns, durable after the next [`ChunkStore::sync`]. A chunk that is there already is not written again.
     ///
+    /// Those that compress are compressed together, whatever form they come in: plain ([`EncodedChunk::plain`]) is best for
+    /// a caller that has the bytes anyway.
+    ///
     /// # Errors
     /// [`StoreError::Full`], [`StoreError::ReadOnly`], [`StoreError::Io`], [`StoreError::Index`], [`StoreError::Chunk`] for
-    /// lengths out of bounds. Chunks before the failing one may have been stored, which harms nothing.
+    /// lengths out of bounds and for deltas. Chunks before the failing one may have been stored, which harms nothing.
     pub fn put_many(&self, chunks: &[EncodedChunk]) -> Result<Vec<PutOutcome>, StoreError> {
         for chunk in chunks {
+            if chunk.codec.is_delta() {
+                return Err(ChunkError::Codec(chunk.codec.to_byte()).into()); // nobody has said against which base
+            }
             for len in [chunk.payload.len() as u64, u64::from(chunk.raw_len)] {
                 if len == 0 || len > u64::from(CHUNK_BYTES_MAX) {
                     return Err(ChunkError::Length { id: chunk.id, len }.into());
@@ -135,19 +149,22 @@ impl ChunkStore {
         let (unsynced, outcomes) = {
             let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
             let seen = self.published.load(Ordering::Acquire);
-            let mut outcomes = Vec::with_capacity(chunks.len());
-            let mut items = Vec::new();
+            let mut taken = HashSet::with_capacity(chunks.len());
+            let mut unknown = Vec::new();
             for chunk in chunks {
-                let known = self.locate(&chunk.id)?.is_some();
-                outcomes.push(if known { PutOutcome::Known } else { PutOutcome::New });
-                if !known {
-                    items.push(Item { chunk, payload_crc: crc32c::crc32c(&chunk.payload) });
+                if taken.insert(chunk.id) && self.locate(&chunk.id)?.is_none() {
+                    unknown.push(chunk);
                 }
             }
-            if items.is_empty() {
-                return Ok(outcomes);
+            if unknown.is_empty() {
+                return Ok(vec![PutOutcome::Known; chunks.len()]);
             }
-            (self.append(items, seen, &mut outcomes, chunks)?, outcomes)
+            let items = shape(&unknown, &self.options)?;
+            let (unsynced, mut new) = self.append(items, seen)?;
+            // The first of equal chunks is the new one.
+            let outcome =
+                |chunk: &EncodedChunk| if new.remove(&chunk.id) { PutOutcome::New } else { PutOutcome::Known };
+            (unsynced, chunks.iter().map(outcome).collect())
         };
         if unsynced > self.options.unsynced_bytes_max {
             self.sync()?;
@@ -155,39 +172,25 @@ impl ChunkStore {
         Ok(outcomes)
     }
 
-    /// Appends what is still unknown under the writer's lock; gives the number of bytes that are not durable.
-    fn append(
-        &self,
-        mut items: Vec<Item<'_>>,
-        seen: u64,
-        outcomes: &mut [PutOutcome],
-        chunks: &[EncodedChunk],
-    ) -> Result<u64, StoreError> {
+    /// Appends the records that hold a chunk which is still unknown under the writer's lock; gives the number of bytes that
+    /// are not durable, and the chunks that are new.
+    fn append(&self, mut items: Vec<Item>, seen: u64) -> Result<(u64, HashSet<ChunkId>), StoreError> {
         let mut writer = lock(&self.writer);
-        // Another put may have been faster, also within this call.
+        // Another put may have been faster.
         let moved = self.published.load(Ordering::Acquire) != seen;
-        let mut taken = HashSet::with_capacity(items.len());
-        let mut failed = None;
-        items.retain(|item| {
-            let id = item.chunk.id;
-            if !taken.insert(id) || self.is_pending(&id) {
-                return false;
+        let mut fresh = HashSet::new();
+        for member in items.iter().flat_map(|item| &item.members) {
+            if !self.is_pending(&member.id) && (!moved || self.locate(&member.id)?.is_none()) {
+                fresh.insert(member.id);
             }
-            match if moved { self.locate(&id) } else { Ok(None) } {
-                Ok(found) => found.is_none(),
-                Err(error) => {
-                    failed = Some(error);
-                    false
-                }
-            }
-        });
-        if let Some(error) = failed {
-            return Err(error);
         }
-        let mut new = HashSet::with_capacity(items.len());
+        items.retain(|item| item.members.iter().any(|member| fresh.contains(&member.id)));
         let result = writer.append(&self.files, &self.options, &items, |id, location| {
-            new.insert(id);
-            self.pending.write().unwrap_or_else(PoisonError::into_inner).insert(id, location);
+            let new = fresh.contains(&id);
+            if new {
+                self.pending.write().unwrap_or_else(PoisonError::into_inner).insert(id, location);
+            }
+            new
         });
         match result {
             Ok(()) => self.full.store(false, Ordering::Relaxed),
@@ -200,11 +203,7 @@ impl ChunkStore {
                 return Err(error);
             }
         }
-        for (outcome, chunk) in outcomes.iter_mut().zip(chunks) {
-            // The first of equal chunks is the new one.
-            *outcome = if new.remove(&chunk.id) { PutOutcome::New } else { PutOutcome::Known };
-        }
-        Ok(writer.appended.saturating_sub(lock(&self.sync).synced))
+        Ok((writer.appended.saturating_sub(lock(&self.sync).synced), fresh))
     }
 
     /// Whether the chunk can be read here. It need not be durable: see [`ChunkStore::durable_and_present`].

@@ -1,5 +1,8 @@
 //! What a store can be told, and what it says of itself.
 
+use super::block::BLOCK_PLAIN_BYTES_MAX;
+use crate::chunk::LEVEL_DEFAULT;
+
 /// Bounds and behaviour of a store.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
@@ -15,6 +18,14 @@ pub struct StoreOptions {
     pub open_files_max: usize,
     /// Where packs' salts come from: draw it at random when the store is opened.
     pub seed: u64,
+    /// Chunks that compress and come together share blocks of up to so many plain bytes (at most 1 MiB), which is what reading
+    /// one of them decodes. 0: each chunk is compressed by itself. The default, 512 KiB, is near the best ratio
+    /// (docs/measurements.md).
+    pub block_bytes: u32,
+    /// zstd level at rest.
+    pub level: i32,
+    /// Decoded blocks are kept in memory up to so many bytes, for who reads on.
+    pub block_cache_bytes: usize,
     /// Whether the index's engine keeps its promises over a crash. If not (sled), the index is built anew from the packs
     /// unless the last run closed the store.
     pub trust_index_after_crash: bool,
@@ -28,15 +39,19 @@ impl Default for StoreOptions {
             unsynced_bytes_max: 128 << 20,
             open_files_max: 256,
             seed: 0,
+            block_bytes: 512 << 10,
+            level: LEVEL_DEFAULT,
+            block_cache_bytes: 16 << 20,
             trust_index_after_crash: true,
         }
     }
 }
 
 impl StoreOptions {
-    /// With `pack_bytes` in its bounds.
+    /// With `pack_bytes` and `block_bytes` in their bounds.
     pub(super) fn bounded(mut self) -> Self {
         self.pack_bytes = self.pack_bytes.clamp(64 << 10, 1 << 30);
+        self.block_bytes = self.block_bytes.min(BLOCK_PLAIN_BYTES_MAX);
         self
     }
 }
@@ -64,9 +79,9 @@ pub enum StoreState {
 /// Figures of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreStats {
-    /// Records of chunks in packs. A chunk that was healed counts twice until its old pack is rewritten.
+    /// Chunks in packs. A chunk that was healed counts twice until its old pack is rewritten.
     pub chunks: u64,
-    /// Bytes of those records, headers included.
+    /// Bytes of their records, headers included.
     pub stored_bytes: u64,
     /// Plain bytes of the chunks.
     pub raw_bytes: u64,

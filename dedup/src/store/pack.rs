@@ -8,6 +8,7 @@ use causeway_base::ChunkId;
 use causeway_storage::disk::DiskFile;
 
 use super::Damage;
+use super::block::{decode_directory, directory_len};
 use super::format::{
     FooterEntry, Kind, PACK_HEADER_BYTES, PackHeader, RECORD_HEADER_BYTES, RECORD_MARKER, RecordHeader, TRAILER_BYTES,
     Trailer, decode_footer,
@@ -42,11 +43,15 @@ pub(super) fn read_pack_header(file: &dyn DiskFile) -> Result<PackHeader, ReadEr
     Ok(PackHeader::decode(&array::<PACK_HEADER_BYTES>(file, 0)?)?)
 }
 
-/// Checks a record in memory; gives its payload without copying.
-pub(super) fn open_record(record: &Bytes, salt: u64, id: &ChunkId) -> Result<(RecordHeader, Bytes), Damage> {
+/// Checks a chunk's or a block's record in memory; gives its payload without copying. `id` is that of a chunk that is alone.
+pub(super) fn open_record(record: &Bytes, salt: u64, id: Option<&ChunkId>) -> Result<(RecordHeader, Bytes), Damage> {
     let header = record.first_chunk::<RECORD_HEADER_BYTES>().ok_or(Damage::CutOff)?;
     let header = RecordHeader::decode(header, salt)?;
-    if header.kind != Kind::Chunk || header.id != *id {
+    let right = match id {
+        Some(id) => header.kind == Kind::Chunk && header.id == *id,
+        None => header.kind == Kind::Block,
+    };
+    if !right {
         return Err(Damage::OtherChunk);
     }
     if header.record_len() != record.len() as u64 {
@@ -76,6 +81,29 @@ fn read_record(file: &dyn DiskFile, offset: u64, len: u64, salt: u64, check: boo
         }
     }
     Ok(header)
+}
+
+/// The entries of a record, as the footer will list them. A block's directory is read and checked.
+fn entries_of(file: &dyn DiskFile, offset: u64, header: &RecordHeader) -> Result<Vec<FooterEntry>, ReadError> {
+    let entry = |id, raw_len, member| FooterEntry {
+        id,
+        offset: offset as u32, // packs are below 2^31 bytes, which `scan` checks
+        payload_len: header.payload_len,
+        raw_len,
+        codec: header.codec,
+        member,
+    };
+    match header.kind {
+        Kind::Footer => Ok(Vec::new()),
+        Kind::Chunk => Ok(vec![entry(header.id, header.raw_len, None)]),
+        Kind::Block => {
+            let mut directory = vec![0; directory_len(header).ok_or(Damage::Length)?];
+            file.read_exact_at(&mut directory, offset + RECORD_HEADER_BYTES as u64)?;
+            let members = decode_directory(header, &directory)?;
+            // Their number is at most 256.
+            Ok((0..=u8::MAX).zip(members).map(|(number, one)| entry(one.id, one.raw_len, Some(number))).collect())
+        }
+    }
 }
 
 /// The trailer of a sealed pack; `None` if there is none.
@@ -122,9 +150,12 @@ pub(super) struct Scanned {
 pub(super) fn scan(file: &dyn DiskFile, len: u64, salt: u64, check_from: u64) -> io::Result<Scanned> {
     let mut found = Scanned { good_end: PACK_HEADER_BYTES as u64, ..Scanned::default() };
     let mut at = found.good_end;
+    u32::try_from(len).map_err(io::Error::other)?; // offsets have 32 bits
     while at < len {
-        let header = match read_record(file, at, len, salt, at >= check_from) {
-            Ok(header) => header,
+        let read = read_record(file, at, len, salt, at >= check_from)
+            .and_then(|header| entries_of(file, at, &header).map(|entries| (header, entries)));
+        let (header, mut entries) = match read {
+            Ok(read) => read,
             Err(ReadError::Io(error)) => return Err(error),
             Err(ReadError::Damage(_)) => match find_record(file, at + 1, len, salt)? {
                 Some(next) => {
@@ -137,16 +168,7 @@ pub(super) fn scan(file: &dyn DiskFile, len: u64, salt: u64, check_from: u64) ->
         };
         found.proven = found.proven.max(u64::from(header.synced_to));
         found.footer_at = (header.kind == Kind::Footer).then_some(at);
-        match header.kind {
-            Kind::Chunk => found.entries.push(FooterEntry {
-                id: header.id,
-                offset: u32::try_from(at).map_err(io::Error::other)?,
-                payload_len: header.payload_len,
-                raw_len: header.raw_len,
-                codec: header.codec,
-            }),
-            Kind::Footer => {}
-        }
+        found.entries.append(&mut entries);
         at += header.record_len();
         found.good_end = at;
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use causeway_base::ChunkId;
 
+use super::block::Block;
 use super::format::PACK_HEADER_BYTES;
 use super::index::{Location, Lookup};
 use super::pack::{ReadError, open_record, read_footer, read_trailer};
@@ -29,8 +30,8 @@ impl<E: Into<StoreError>> From<E> for Trouble {
 }
 
 impl ChunkStore {
-    /// The chunk as it is stored, its checksum checked; `None` if it is not here. The caller decodes it, which verifies the
-    /// bytes against the id.
+    /// The chunk, the checksum of its record checked; `None` if it is not here. One that has a record of its own comes as it
+    /// is stored, one out of a block comes plain. The caller decodes it, which verifies the bytes against the id.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`]: from then on the chunk is missing. [`StoreError::Io`], [`StoreError::Index`].
@@ -38,7 +39,7 @@ impl ChunkStore {
         Ok(self.get_many(std::slice::from_ref(id))?.pop().flatten())
     }
 
-    /// Many chunks, in the order asked; read in the order in which they lie, neighbours at once. The caller bounds the
+    /// Many chunks, in the order asked; read in the order in which they lie, neighbours at once, each block decoded once. The caller bounds the
     /// memory by the number of ids.
     ///
     /// # Errors
@@ -80,7 +81,12 @@ impl ChunkStore {
 
         let mut found = vec![None; ids.len()];
         let mut rest = wanted.as_slice();
-        while let Some((first, _)) = rest.first() {
+        while let Some((first, position)) = rest.first() {
+            if let Some(chunk) = self.cached(&ids[*position], first) {
+                found[*position] = Some(chunk);
+                rest = &rest[1..];
+                continue;
+            }
             let run = run_of(rest);
             let (last, _) = rest[run - 1];
             let span = (last.offset - first.offset) as usize + last.record_len();
@@ -104,6 +110,9 @@ impl ChunkStore {
 
     /// One chunk, out of `record` if that is good, from the disk otherwise.
     fn read_chunk(&self, id: &ChunkId, location: Location, record: Option<Bytes>) -> Result<EncodedChunk, Trouble> {
+        if let Some(chunk) = self.cached(id, &location) {
+            return Ok(chunk); // a neighbour in its block has just been read
+        }
         if let Some(record) = record
             && let Ok(chunk) = self.check(id, location, &record)
         {
@@ -131,9 +140,26 @@ impl ChunkStore {
 
     fn check(&self, id: &ChunkId, location: Location, record: &Bytes) -> Result<EncodedChunk, ReadError> {
         let salt = self.files.get(location.pack)?.salt;
-        let (header, payload) = open_record(record, salt, id)?;
+        let Some(number) = location.member else {
+            return Ok(self.check_alone(id, location, record, salt)?);
+        };
+        let (header, payload) = open_record(record, salt, None)?;
+        let block = Block::decode(&header, &payload)?;
+        let chunk = block.chunk(number, id, location.raw_len)?;
+        lock(&self.blocks).insert((location.pack, location.offset), block, self.options.block_cache_bytes);
+        Ok(chunk)
+    }
+
+    /// The chunk, if it is in a block that was decoded a short while ago.
+    fn cached(&self, id: &ChunkId, location: &Location) -> Option<EncodedChunk> {
+        let number = location.member?;
+        lock(&self.blocks).chunk((location.pack, location.offset), number, id, location.raw_len)
+    }
+
+    fn check_alone(&self, id: &ChunkId, location: Location, record: &Bytes, salt: u64) -> Result<EncodedChunk, Damage> {
+        let (header, payload) = open_record(record, salt, Some(id))?;
         if (header.raw_len, header.codec) != (location.raw_len, location.codec) {
-            return Err(Damage::Length.into());
+            return Err(Damage::Length);
         }
         Ok(EncodedChunk { id: *id, raw_len: header.raw_len, codec: header.codec, payload })
     }
@@ -180,7 +206,7 @@ impl ChunkStore {
     }
 }
 
-/// How many of the first entries lie next to each other (or are the same) and are small enough to be read at once.
+/// How many of the first entries lie next to each other (or in the same record) and are small enough to be read at once.
 fn run_of(wanted: &[(Location, usize)]) -> usize {
     let first = wanted[0].0;
     let mut end = first.offset as usize + first.record_len();

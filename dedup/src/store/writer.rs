@@ -13,8 +13,9 @@ use super::format::{
     encode_footer,
 };
 use super::index::{Location, PackMeta};
+use super::shape::Item;
 use super::{StoreError, StoreOptions};
-use crate::{Codec, EncodedChunk};
+use crate::Codec;
 
 /// Records are gathered to writes of about this size.
 const WRITE_BYTES: usize = 1 << 20;
@@ -73,37 +74,34 @@ impl From<StoreError> for AppendError {
     }
 }
 
-/// A chunk to append, and the checksum of its payload.
-pub(super) struct Item<'a> {
-    pub(super) chunk: &'a EncodedChunk,
-    pub(super) payload_crc: u32,
-}
-
 impl Writer {
-    /// Appends all items, in as many packs as it takes. On an error a prefix of them was appended.
+    /// Appends all items, in as many packs as it takes. On an error a prefix of them was appended. `appended` says whether
+    /// the index shall lead to this place.
     pub(super) fn append(
         &mut self,
         files: &PackFiles,
         options: &StoreOptions,
-        items: &[Item<'_>],
-        mut appended: impl FnMut(ChunkId, Location),
+        items: &[Item],
+        mut appended: impl FnMut(ChunkId, Location) -> bool,
     ) -> Result<(), AppendError> {
         let mut rest = items;
         let mut buffer = Vec::new();
         while let Some(first) = rest.first() {
-            let record_len = RECORD_HEADER_BYTES + first.chunk.payload.len();
+            let record_len = RECORD_HEADER_BYTES + first.payload_len();
             self.ensure_active(files, options, record_len)?;
             let Some(active) = self.active.as_ref() else { continue };
             let room_in_pack = (options.pack_bytes as usize).saturating_sub(active.offset as usize).max(record_len);
             buffer.clear();
             let mut entries = Vec::new();
+            let mut taken = 0;
             for item in rest {
-                let record_len = RECORD_HEADER_BYTES + item.chunk.payload.len();
+                let record_len = RECORD_HEADER_BYTES + item.payload_len();
                 let fits = buffer.len() + record_len <= room_in_pack.min(WRITE_BYTES);
-                if !fits && !entries.is_empty() {
+                if !fits && taken > 0 {
                     break;
                 }
-                entries.push(active.put_record(&mut buffer, item));
+                active.put_record(&mut buffer, item, &mut entries);
+                taken += 1;
             }
             self.write(files, options, &buffer)?;
             let Some(active) = self.active.as_mut() else { continue };
@@ -112,12 +110,13 @@ impl Writer {
             for entry in &entries {
                 meta.count(entry);
                 let location = Location::of(active.pack, entry);
-                self.unpublished.push((entry.id, location));
-                appended(entry.id, location);
+                if appended(entry.id, location) {
+                    self.unpublished.push((entry.id, location));
+                }
             }
             meta.indexed_to = active.offset; // by the time this mark is published
             self.unmarked.insert(active.pack);
-            rest = &rest[entries.len()..];
+            rest = &rest[taken..];
             active.entries.append(&mut entries);
         }
         Ok(())
@@ -219,28 +218,30 @@ impl Active {
         }
     }
 
-    /// Appends a record's bytes to `buffer`, which starts at this pack's end.
-    fn put_record(&self, buffer: &mut Vec<u8>, item: &Item<'_>) -> FooterEntry {
-        let chunk = item.chunk;
-        let entry = FooterEntry {
-            id: chunk.id,
-            offset: self.offset + buffer.len() as u32,
-            payload_len: chunk.payload.len() as u32, // at most 1 MiB, checked by `put_many`
-            raw_len: chunk.raw_len,
-            codec: chunk.codec,
-        };
+    /// Appends a record's bytes to `buffer`, which starts at this pack's end, and its chunks to `entries`.
+    fn put_record(&self, buffer: &mut Vec<u8>, item: &Item, entries: &mut Vec<FooterEntry>) {
+        let offset = self.offset + buffer.len() as u32;
         let header = RecordHeader {
-            kind: Kind::Chunk,
-            codec: chunk.codec,
-            payload_len: entry.payload_len,
-            raw_len: chunk.raw_len,
+            kind: item.kind,
+            codec: item.codec,
+            payload_len: item.payload_len() as u32, // a little over 1 MiB at most
+            raw_len: item.raw_len,
             synced_to: self.synced_to,
-            id: chunk.id,
+            id: item.mark(),
             payload_crc: item.payload_crc,
         };
         buffer.extend_from_slice(&header.encode(self.salt));
-        buffer.extend_from_slice(&chunk.payload);
-        entry
+        buffer.extend_from_slice(&item.directory);
+        buffer.extend_from_slice(&item.body);
+        // At most 256 members.
+        entries.extend((0..=u8::MAX).zip(&item.members).map(|(number, member)| FooterEntry {
+            id: member.id,
+            offset,
+            payload_len: header.payload_len,
+            raw_len: member.raw_len,
+            codec: item.codec,
+            member: (item.kind == Kind::Block).then_some(number),
+        }));
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use causeway_base::RetryClass;
+use causeway_dedup::chunk::LEVEL_DEFAULT;
 use causeway_dedup::{EncodedChunk, Realm};
 use tokio::sync::mpsc;
 
@@ -89,7 +90,8 @@ impl Answer {
                 continue;
             };
             let streamed = matches!(form, Form::Stream { .. }) && !is_incompressible(&chunk);
-            let rival = if streamed { in_stream(&chunk) } else { chunk.payload.len() };
+            let rival =
+                if streamed && bases.of(index).next().is_some() { in_stream(&chunk) } else { chunk.payload.len() };
             if let Some(delta) = self.deltas.of(index, &chunk, &self.realm, bases, rival) {
                 self.send(delta)?;
                 self.count(chunk.raw_len as usize);
@@ -151,7 +153,9 @@ impl Answer {
 /// About what a chunk takes in the stream, and a delta must save on: from half of what it takes by itself if it compresses
 /// well (docs/replication.md) to nearly all of it if it hardly does. What is sent as a delta is lacking in the stream's window.
 fn in_stream(chunk: &EncodedChunk) -> usize {
-    let (len, raw_len) = (chunk.payload.len(), chunk.raw_len.max(1) as usize);
+    // Out of a block of the store it comes plain.
+    let len = chunk.clone().compacted(LEVEL_DEFAULT).payload.len();
+    let raw_len = chunk.raw_len.max(1) as usize;
     len / 2 + len * len / raw_len / 2
 }
 

@@ -17,8 +17,11 @@ use crate::wire::{Frame, Refusal, UploadAck};
 const BATCH_BYTES: usize = 2 << 20;
 /// Batches between the task that reads and the thread that puts.
 const BATCHES_AHEAD: usize = 2;
-/// Most memory of an upload: the batches ahead, the one being read and the one being put, each one chunk over its size.
-pub const IN_FLIGHT_BYTES_MAX: usize = (BATCHES_AHEAD + 2) * (BATCH_BYTES + (1 << 20));
+/// A batch is put earlier if it decodes to about this many bytes.
+const BATCH_PLAIN_BYTES: usize = 8 << 20;
+/// Most memory of an upload: the batches ahead, the one being read and the one being put, each one chunk over its size, and
+/// the plain bytes of the last.
+pub const IN_FLIGHT_BYTES_MAX: usize = (BATCHES_AHEAD + 2) * (BATCH_BYTES + (1 << 20)) + BATCH_PLAIN_BYTES + (1 << 20);
 
 struct Batch {
     chunks: Vec<EncodedChunk>,
@@ -62,7 +65,7 @@ impl ChunkService {
 /// Reads until the end of the stream, or until the worker has given up.
 async fn read_batches(mut recv: RecvStream, batches: mpsc::Sender<Batch>, tally: &Tally) -> Result<(), Cut> {
     let mut chunks = Vec::new();
-    let mut bytes = 0;
+    let (mut bytes, mut plain_bytes) = (0, 0);
     while let Some(frame) = exchange::read(&mut recv).await? {
         let len = frame.len();
         let frame = parse(frame)?;
@@ -70,14 +73,15 @@ async fn read_batches(mut recv: RecvStream, batches: mpsc::Sender<Batch>, tally:
         let sync = match frame {
             Frame::Put(chunk) => {
                 bytes += chunk.payload.len();
+                plain_bytes += chunk.raw_len as usize;
                 chunks.push(chunk);
                 None
             }
             Frame::Sync(token) => Some(token),
             _ => return Err(malformed("a frame of another service").into()),
         };
-        if sync.is_some() || bytes >= BATCH_BYTES {
-            bytes = 0;
+        if sync.is_some() || bytes >= BATCH_BYTES || plain_bytes >= BATCH_PLAIN_BYTES {
+            (bytes, plain_bytes) = (0, 0);
             let batch = Batch { chunks: std::mem::take(&mut chunks), sync };
             if batches.send(batch).await.is_err() {
                 return Ok(()); // the worker has said why
@@ -132,16 +136,16 @@ impl Worker {
     }
 
     fn keep(&self, batch: Batch) -> Result<PutCounts, Refusal> {
+        let mut chunks = Vec::with_capacity(batch.chunks.len());
         for chunk in &batch.chunks {
             let plain = chunk.decode(&self.realm).map_err(|error| malformed(&error.to_string()))?;
             self.tally.verified(plain.len());
+            // The store compresses what comes together as one; what is plain need not be decoded for that again.
+            chunks.push(EncodedChunk::plain(chunk.id, plain));
         }
         let refuse = |error: LocalError| Refusal { class: error.class, message: error.reason };
-        let counts = if batch.chunks.is_empty() {
-            PutCounts::default()
-        } else {
-            self.local.put_many(&batch.chunks).map_err(refuse)?
-        };
+        let counts =
+            if chunks.is_empty() { PutCounts::default() } else { self.local.put_many(&chunks).map_err(refuse)? };
         if batch.sync.is_some() {
             self.local.sync().map_err(refuse)?;
         }

@@ -235,11 +235,11 @@ fn count(counts: &mut EndCounts, plain_len: usize) {
     counts.plain_bytes += plain_len as u64;
 }
 
-/// Whether a chunk is better sent by itself than in the compressed stream: it did not compress when it was stored, and
-/// is long enough for that to have been tried in earnest.
+/// Whether a chunk is better sent by itself than in the compressed stream: it is long enough for a sample, which does not
+/// compress.
 #[must_use]
 pub(crate) fn is_incompressible(chunk: &EncodedChunk) -> bool {
-    chunk.codec == Codec::Raw && chunk.raw_len >= 16 << 10
+    chunk.raw_len >= 16 << 10 && !chunk.may_shrink()
 }
 
 #[cfg(test)]
