@@ -172,6 +172,9 @@ Examples:
     /// Replication: wait for it.
     #[command(subcommand)]
     Sync(SyncCommand),
+    /// The chunk store of a node.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Disaster recovery: works with the repository alone, no cluster needed.
     #[command(subcommand)]
     Dr(DrCommand),
@@ -618,6 +621,28 @@ pub enum SyncCommand {
         #[arg(long, default_value = "10m", value_parser = humantime::parse_duration, value_name = "TIME")]
         deadline: std::time::Duration,
     },
+}
+
+/// `store …`
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Builds the chunk index of a stopped node anew from its packs, and shows the rate and what is damaged.
+    #[command(after_help = "\
+Exit code 0: all is good; 5: the node runs; 8: packs are damaged or missing, each is listed.")]
+    Rebuild(StoreFolder),
+    /// Shows what the chunk store of a stopped node holds.
+    Stats(StoreFolder),
+}
+
+/// Which node's data folder.
+#[derive(Debug, Args)]
+pub struct StoreFolder {
+    /// The node (default: the only one of the configuration).
+    #[arg(long, value_name = "ID")]
+    pub node: Option<u64>,
+    /// Its data folder (default: the configuration's).
+    #[arg(long, value_name = "DIR", conflicts_with = "node")]
+    pub data: Option<PathBuf>,
 }
 
 /// Where the repository is.

@@ -21,6 +21,7 @@ pub(crate) mod session;
 pub(crate) mod show;
 mod snapshot;
 mod status;
+mod store_folder;
 mod topology;
 pub(crate) mod volume;
 
@@ -29,7 +30,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use anyhow::Context as _;
-use args::{Cli, Command, ConfigCommand};
+use args::{Cli, Command, ConfigCommand, StoreCommand};
 use causeway_namespace::client::ClientError;
 use causeway_namespace_core::command::Errno;
 use causeway_vfs::VfsError;
@@ -62,6 +63,8 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             clap_complete::generate(shell, &mut Cli::command(), "causeway", &mut std::io::stdout());
             Ok(Exit::Done)
         }
+        Command::Store(StoreCommand::Rebuild(folder)) => store_folder::rebuild(&global, &folder),
+        Command::Store(StoreCommand::Stats(folder)) => store_folder::stats(&global, &folder),
         // These end their children and remove their files themselves when they are interrupted.
         Command::Demo(args) => on_runtime(crate::demo::run(&global, args)),
         Command::Dev(args) => on_runtime(dev::run(args)),
@@ -115,6 +118,7 @@ async fn client(global: &args::Global, command: Command) -> anyhow::Result<Exit>
         | Command::Init(_)
         | Command::Node(_)
         | Command::Config(_)
+        | Command::Store(_)
         | Command::Completions { .. } => Err(Failure::error(Exit::Usage, "not a client command")),
     }
 }

@@ -105,14 +105,31 @@ pub struct LimitsSection {
     pub metadata_cache: ByteSize,
     /// Memory for cached blocks of the chunk index.
     pub index_cache: ByteSize,
+    /// Engine of the chunk index.
+    pub index_engine: IndexEngine,
     /// Free disk space that a node keeps: below it, data writes are refused.
     pub disk_reserve: ByteSize,
 }
 
 impl Default for LimitsSection {
     fn default() -> Self {
-        Self { metadata_cache: ByteSize::mib(128), index_cache: ByteSize::mib(64), disk_reserve: ByteSize::mib(256) }
+        Self {
+            metadata_cache: ByteSize::mib(128),
+            index_cache: ByteSize::mib(64),
+            index_engine: IndexEngine::Fjall,
+            disk_reserve: ByteSize::mib(256),
+        }
     }
+}
+
+/// Engine of the chunk index. Another one than before starts with an empty index, which is filled from the packs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IndexEngine {
+    /// Survives a crash.
+    Fjall,
+    /// Does not, so after one the index is built anew from the packs (docs/kv.md has both on the same work).
+    Sled,
 }
 
 /// `[[site]]`

@@ -50,6 +50,7 @@ election_max = "1s"           # Raise all three above the round trip between you
 [limits]
 metadata_cache = "128MiB"     # memory a node
 index_cache = "64MiB"
+index_engine = "fjall"        # of the chunk index: fjall, or sled (slower, and built anew from the packs after a crash)
 disk_reserve = "256MiB"       # free space below which data writes are refused, so that metadata can still be written
 "#
     );

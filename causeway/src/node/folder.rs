@@ -6,6 +6,7 @@
 //! state/      records of all groups (ordered store)
 //! packs/      chunks
 //! index/      the index of the chunks (ordered store; can be rebuilt from packs/)
+//! index.engine  the name of the engine that wrote it
 //! sync/       how far each volume's bytes are here
 //! ```
 
@@ -25,6 +26,18 @@ pub(crate) struct DataFolder {
 }
 
 impl DataFolder {
+    /// Claims a folder that a node has used.
+    pub(crate) fn claim_existing(path: PathBuf) -> anyhow::Result<Self> {
+        if !path.join("packs").is_dir() {
+            let message = format!(
+                "{} is no node's data folder: it has no packs.\n  hint: `data` of the [[node]] in the configuration",
+                path.display()
+            );
+            return Err(Failure::error(Exit::NotFound, message));
+        }
+        Self::claim(path)
+    }
+
     /// Makes the folder if need be, and claims it.
     pub(crate) fn claim(path: PathBuf) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&path).with_context(|| format!("create the data folder {}", path.display()))?;
@@ -62,6 +75,10 @@ impl DataFolder {
 
     pub(crate) fn index(&self) -> PathBuf {
         self.path.join("index")
+    }
+
+    pub(crate) fn index_engine(&self) -> PathBuf {
+        self.path.join("index.engine")
     }
 
     pub(crate) fn sync(&self) -> PathBuf {

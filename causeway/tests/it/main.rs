@@ -12,3 +12,4 @@ mod full_disk;
 mod manage;
 mod membership;
 mod refusals;
+mod store;
