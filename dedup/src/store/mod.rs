@@ -71,6 +71,20 @@ pub struct ChunkStore {
     read_only: Mutex<Option<String>>,
 }
 
+/// What an append came to.
+enum Appended {
+    Done {
+        /// Bytes of the store that are not durable.
+        unsynced: u64,
+        new: HashSet<ChunkId>,
+    },
+    /// Nothing was appended.
+    Stale {
+        /// Those that are still unknown.
+        fresh: HashSet<ChunkId>,
+    },
+}
+
 /// No value behind a lock of this module is ever left half changed by a panic: updates are single inserts or assignments.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -159,8 +173,13 @@ impl ChunkStore {
             if unknown.is_empty() {
                 return Ok(vec![PutOutcome::Known; chunks.len()]);
             }
-            let items = shape(&unknown, &self.options)?;
-            let (unsynced, mut new) = self.append(items, seen)?;
+            let (unsynced, mut new) = loop {
+                match self.append(shape(&unknown, &self.options)?, seen)? {
+                    Appended::Done { unsynced, new } => break (unsynced, new),
+                    // Compressing took a while: a block holds what somebody else has stored meanwhile. Fewer are left.
+                    Appended::Stale { fresh } => unknown.retain(|chunk| fresh.contains(&chunk.id)),
+                }
+            };
             // The first of equal chunks is the new one.
             let outcome =
                 |chunk: &EncodedChunk| if new.remove(&chunk.id) { PutOutcome::New } else { PutOutcome::Known };
@@ -172,9 +191,9 @@ impl ChunkStore {
         Ok(outcomes)
     }
 
-    /// Appends the records that hold a chunk which is still unknown under the writer's lock; gives the number of bytes that
-    /// are not durable, and the chunks that are new.
-    fn append(&self, mut items: Vec<Item>, seen: u64) -> Result<(u64, HashSet<ChunkId>), StoreError> {
+    /// Appends the records of chunks that are still unknown under the writer's lock; nothing if a block holds one that is
+    /// known by now beside others.
+    fn append(&self, mut items: Vec<Item>, seen: u64) -> Result<Appended, StoreError> {
         let mut writer = lock(&self.writer);
         // Another put may have been faster.
         let moved = self.published.load(Ordering::Acquire) != seen;
@@ -184,13 +203,13 @@ impl ChunkStore {
                 fresh.insert(member.id);
             }
         }
-        items.retain(|item| item.members.iter().any(|member| fresh.contains(&member.id)));
+        let fresh_in = |item: &Item| item.members.iter().filter(|member| fresh.contains(&member.id)).count();
+        items.retain(|item| fresh_in(item) > 0);
+        if items.iter().any(|item| fresh_in(item) < item.members.len()) {
+            return Ok(Appended::Stale { fresh });
+        }
         let result = writer.append(&self.files, &self.options, &items, |id, location| {
-            let new = fresh.contains(&id);
-            if new {
-                self.pending.write().unwrap_or_else(PoisonError::into_inner).insert(id, location);
-            }
-            new
+            self.pending.write().unwrap_or_else(PoisonError::into_inner).insert(id, location);
         });
         match result {
             Ok(()) => self.full.store(false, Ordering::Relaxed),
@@ -203,7 +222,7 @@ impl ChunkStore {
                 return Err(error);
             }
         }
-        Ok((writer.appended.saturating_sub(lock(&self.sync).synced), fresh))
+        Ok(Appended::Done { unsynced: writer.appended.saturating_sub(lock(&self.sync).synced), new: fresh })
     }
 
     /// Whether the chunk can be read here. It need not be durable: see [`ChunkStore::durable_and_present`].

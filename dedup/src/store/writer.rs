@@ -75,14 +75,13 @@ impl From<StoreError> for AppendError {
 }
 
 impl Writer {
-    /// Appends all items, in as many packs as it takes. On an error a prefix of them was appended. `appended` says whether
-    /// the index shall lead to this place.
+    /// Appends all items, in as many packs as it takes. On an error a prefix of them was appended.
     pub(super) fn append(
         &mut self,
         files: &PackFiles,
         options: &StoreOptions,
         items: &[Item],
-        mut appended: impl FnMut(ChunkId, Location) -> bool,
+        mut appended: impl FnMut(ChunkId, Location),
     ) -> Result<(), AppendError> {
         let mut rest = items;
         let mut buffer = Vec::new();
@@ -110,9 +109,8 @@ impl Writer {
             for entry in &entries {
                 meta.count(entry);
                 let location = Location::of(active.pack, entry);
-                if appended(entry.id, location) {
-                    self.unpublished.push((entry.id, location));
-                }
+                self.unpublished.push((entry.id, location));
+                appended(entry.id, location);
             }
             meta.indexed_to = active.offset; // by the time this mark is published
             self.unmarked.insert(active.pack);

@@ -176,3 +176,25 @@ fn a_torn_block_is_cut() {
     assert_holds(&store, &chunks);
     assert!(!store.contains(&later[0].id).unwrap());
 }
+
+#[test]
+fn chunks_that_many_threads_put_at_once_are_stored_once() {
+    let (store, _) = open(&World::new(7));
+    let chunks = texts(200, 6_000);
+    let start = std::sync::Barrier::new(4);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (store, chunks, start) = (&store, &chunks, &start);
+            scope.spawn(move || {
+                start.wait();
+                for some in chunks[thread * 5..].chunks(20) {
+                    store.put_many(some).unwrap();
+                }
+            });
+        }
+    });
+    store.put_many(&chunks).unwrap();
+    store.sync().unwrap();
+    assert_eq!(store.stats().chunks, 200);
+    assert_holds(&store, &chunks);
+}
