@@ -100,6 +100,15 @@ impl EncodedChunk {
         Self { id, raw_len: u32::try_from(plain.len()).unwrap_or(u32::MAX), codec: Codec::Raw, payload: plain }
     }
 
+    /// [`EncodedChunk::encode`] at a level, [`EncodedChunk::plain`] without one.
+    #[must_use]
+    pub fn encode_at(id: ChunkId, plain: Bytes, level: Option<i32>) -> Self {
+        match level {
+            Some(level) => Self::encode(id, plain, level),
+            None => Self::plain(id, plain),
+        }
+    }
+
     /// The same chunk for a place where bytes are dear: plain bytes are compressed if that pays, others stay as they are.
     #[must_use]
     pub fn compacted(self, level: i32) -> Self {

@@ -363,10 +363,7 @@ pub fn store<S: Sink>(
     let encoded = chunks
         .into_iter()
         .filter(|(id, _)| missing.remove(id))
-        .map(|(id, plain)| match level {
-            Some(level) => EncodedChunk::encode(id, plain, level),
-            None => EncodedChunk::plain(id, plain),
-        })
+        .map(|(id, plain)| EncodedChunk::encode_at(id, plain, level))
         .collect();
     sink.store(encoded)
 }

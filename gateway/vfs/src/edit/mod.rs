@@ -172,7 +172,7 @@ struct Edit<'a> {
     mtime: Timestamp,
     realm: Realm,
     options: Arc<RechunkOptions>,
-    level: i32,
+    level: Option<i32>,
     node: Arc<NodeSink>,
 }
 

@@ -32,7 +32,7 @@ pub(super) fn rechunked(
     options: &RechunkOptions,
     new: &NewBytes,
     node: &NodeSink,
-    level: i32,
+    level: Option<i32>,
     shown: &str,
 ) -> Result<(Imported, RechunkStats), VfsError> {
     let damaged = |source| VfsError::Manifest { path: shown.to_owned(), source };
@@ -73,7 +73,7 @@ pub(super) fn rechunked(
 }
 
 /// Sends batches until there are no more, or one fails; then nobody takes any, and who gives them is told.
-fn send(batches: &Mutex<Receiver<Batch>>, node: &NodeSink, level: i32) -> Result<(), VfsError> {
+fn send(batches: &Mutex<Receiver<Batch>>, node: &NodeSink, level: Option<i32>) -> Result<(), VfsError> {
     loop {
         let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(batch) = batch else { return Ok(()) };
@@ -86,7 +86,7 @@ fn send(batches: &Mutex<Receiver<Batch>>, node: &NodeSink, level: i32) -> Result
     }
 }
 
-fn store(node: &NodeSink, batch: Batch, level: i32) -> Result<(), TransferError> {
+fn store(node: &NodeSink, batch: Batch, level: Option<i32>) -> Result<(), TransferError> {
     let mut ids: Vec<ChunkId> = batch.iter().map(|(id, _)| *id).collect();
     ids.sort_unstable();
     ids.dedup();
@@ -176,7 +176,7 @@ pub(super) fn bring(
     from: &NodeSink,
     origin: Option<SiteName>,
     to: &NodeSink,
-    level: i32,
+    level: Option<i32>,
     shown: &str,
 ) -> Result<(), VfsError> {
     let damaged = |source| VfsError::Manifest { path: shown.to_owned(), source };
@@ -192,7 +192,7 @@ pub(super) fn bring(
         for id in to.missing(ids)? {
             let plain = from.read(id, origin.clone())?;
             bytes += plain.len();
-            batch.push(EncodedChunk::encode(id, plain, level));
+            batch.push(EncodedChunk::encode_at(id, plain, level));
             if bytes >= BATCH_BYTES {
                 bytes = 0;
                 to.store(std::mem::take(&mut batch))?;
