@@ -193,7 +193,7 @@ impl Token {
 /// Replaces a small file, so that it is the old one or the new one at any moment.
 pub(crate) fn write_whole(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     use std::io::Write as _;
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let write = || {
         let mut new = tempfile::NamedTempFile::new_in(folder)?;
         new.write_all(bytes)?;

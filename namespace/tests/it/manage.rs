@@ -35,7 +35,7 @@ async fn a_feed_goes_on_in_the_middle_of_a_commit_at_another_node() {
     let start = clients[0].mutate(id, vec![mkdir("d")]).await.unwrap().seq;
     // More than fit into one message, in one commit; then some more.
     clients[0].mutate(id, (0..700).map(|n| put(format!("d/{n:03}"), "x")).collect()).await.unwrap();
-    clients[1].mutate(id, vec![put("d/000".to_owned(), "replaced")]).await.unwrap();
+    clients[1].mutate(id, vec![put("d/000", "replaced")]).await.unwrap();
     let rename = Op::Rename { from: at("d"), to: at("e"), no_replace: false };
     clients[2].mutate(id, vec![rename]).await.unwrap();
 
@@ -94,7 +94,7 @@ async fn an_ended_hold_is_collected_and_past_states_stay() {
     let cluster = Cluster::start().await;
     let client = cluster.client(&[2]).await;
     let id = volume(&client, "alpha").await.id;
-    let made = client.mutate(id, vec![put("f".to_owned(), "open")]).await.unwrap();
+    let made = client.mutate(id, vec![put("f", "open")]).await.unwrap();
     let ino = made.done[0].ino;
     let itself = || At { dir: ino, path: Bytes::new() };
     let hold = |lease_millis| ManageOp::AcquireLock {
