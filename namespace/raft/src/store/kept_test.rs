@@ -157,7 +157,7 @@ proptest! {
                 (_, Some(body)) => {
                     seq = seq.next().unwrap();
                     // Times stand still now and then, and go back.
-                    let at = Timestamp((seq.0 as i64 / 2) * 10 - i64::from(seq.0 % 5 == 0) * 100);
+                    let at = Timestamp((seq.0 as i64 / 2) * 10 - i64::from(seq.0.is_multiple_of(5)) * 100);
                     let command = Command { requests: vec![Request { at, body }] };
                     model.apply(seq, &command).unwrap();
                     replica.apply(seq, &command);
