@@ -97,6 +97,12 @@ pub enum Damage {
     /// The checksum holds, and yet the compressed bytes do not decode.
     #[error("the compressed bytes do not decode")]
     Undecodable,
+    /// The disk gives an error for it.
+    #[error("the disk cannot read it")]
+    Unreadable,
+    /// The file is not there.
+    #[error("the pack is gone")]
+    Gone,
     /// A good record, but another chunk's.
     #[error("the record is another chunk's")]
     OtherChunk,

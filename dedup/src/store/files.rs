@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use causeway_storage::disk::{Disk, DiskFile, Open};
 
 use super::StoreError;
-use super::pack::{ReadError, read_pack_header};
+use super::pack::{ReadError, read_pack_header, read_trailer};
 
 /// An open pack.
 #[derive(Clone, Debug)]
@@ -69,8 +69,16 @@ impl PackFiles {
             return Ok(found);
         }
         let file = self.disk.open(&self.path(pack), Open::Read).map_err(ReadError::Io)?;
-        let header = read_pack_header(file.as_ref())?;
-        let opened = OpenPack { file, salt: header.salt };
+        let salt = match read_pack_header(file.as_ref()) {
+            Ok(header) => header.salt,
+            // Its end says it too: one bad bit at the start must not take all the chunks.
+            Err(ReadError::Damage(damage)) => match read_trailer(file.as_ref(), file.len()?)? {
+                Some(trailer) if trailer.pack == pack => trailer.salt,
+                _ => return Err(damage.into()),
+            },
+            Err(error) => return Err(error),
+        };
+        let opened = OpenPack { file, salt };
         self.insert(pack, opened.clone());
         Ok(opened)
     }

@@ -47,6 +47,12 @@ impl Location {
         Self { pack, offset, payload_len, raw_len, codec, member }
     }
 
+    /// What the chunk takes in its pack: its record, or of a block it shares at most its plain length.
+    pub(super) fn share(&self) -> u64 {
+        let record = self.record_len() as u64;
+        if self.member.is_some() { record.min(u64::from(self.raw_len)) } else { record }
+    }
+
     /// Bytes of the record.
     pub(super) const fn record_len(&self) -> usize {
         RECORD_HEADER_BYTES + self.payload_len as usize
@@ -88,12 +94,19 @@ pub(super) enum PackState {
     Sealed,
     /// It has bad bytes before good ones: kept as it is, and never written.
     Damaged,
+    /// Nothing in it is used: the file is being removed.
+    Dead,
 }
+
+/// Bit beside a pack's state.
+const THINNED: u8 = 0x10;
 
 /// What the index knows of a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PackMeta {
     pub(super) state: PackState,
+    /// Chunks of it were collected: the index may lack what the pack has.
+    pub(super) thinned: bool,
     /// All records before this offset are in the index.
     pub(super) indexed_to: u32,
     pub(super) chunks: u32,
@@ -105,7 +118,7 @@ pub(super) struct PackMeta {
 
 impl PackMeta {
     pub(super) const EMPTY: Self =
-        Self { state: PackState::Open, indexed_to: 0, chunks: 0, stored_bytes: 0, raw_bytes: 0 };
+        Self { state: PackState::Open, thinned: false, indexed_to: 0, chunks: 0, stored_bytes: 0, raw_bytes: 0 };
 
     pub(super) fn count(&mut self, entry: &FooterEntry) {
         self.chunks += 1;
@@ -122,7 +135,9 @@ impl PackMeta {
             PackState::Open => 0,
             PackState::Sealed => 1,
             PackState::Damaged => 2,
+            PackState::Dead => 3,
         };
+        out[1] |= if self.thinned { THINNED } else { 0 };
         out[2..6].copy_from_slice(&self.indexed_to.to_le_bytes());
         out[6..10].copy_from_slice(&self.chunks.to_le_bytes());
         out[10..18].copy_from_slice(&self.stored_bytes.to_le_bytes());
@@ -134,13 +149,15 @@ impl PackMeta {
         let bytes: &[u8; 26] = bytes.try_into().ok()?;
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
-        let state = match (bytes[0], bytes[1]) {
+        let thinned = bytes[1] & THINNED != 0;
+        let state = match (bytes[0], bytes[1] & !THINNED) {
             (1, 0) => PackState::Open,
             (1, 1) => PackState::Sealed,
             (1, 2) => PackState::Damaged,
+            (1, 3) => PackState::Dead,
             _ => return None,
         };
-        Some(Self { state, indexed_to: word(2), chunks: word(6), stored_bytes: long(10), raw_bytes: long(18) })
+        Some(Self { state, thinned, indexed_to: word(2), chunks: word(6), stored_bytes: long(10), raw_bytes: long(18) })
     }
 }
 
@@ -199,6 +216,34 @@ impl Index {
         self.kv.write(batch)
     }
 
+    /// Removes entries, and writes the marks of the packs that they were in.
+    pub(super) fn remove(&self, ids: &[ChunkId], metas: &[(u32, PackMeta)]) -> Result<(), KvError> {
+        let mut batch = Batch::new();
+        for id in ids {
+            batch.delete(CHUNKS, Bytes::copy_from_slice(id.as_bytes()));
+        }
+        for (pack, meta) in metas {
+            batch.put(PACKS, Bytes::copy_from_slice(&pack.to_be_bytes()), Bytes::copy_from_slice(&meta.encode()));
+        }
+        if batch.is_empty() { Ok(()) } else { self.kv.write(batch) }
+    }
+
+    /// Forgets that chunks were corrupt.
+    pub(super) fn forget_corrupt(&self, ids: &[ChunkId]) -> Result<(), KvError> {
+        self.delete(CORRUPT, ids.iter().map(|id| Bytes::copy_from_slice(id.as_bytes())))
+    }
+
+    /// Forgets packs whose files are gone.
+    pub(super) fn forget_packs(&self, packs: &[u32]) -> Result<(), KvError> {
+        self.delete(PACKS, packs.iter().map(|pack| Bytes::copy_from_slice(&pack.to_be_bytes())))
+    }
+
+    fn delete(&self, space: Space, keys: impl Iterator<Item = Bytes>) -> Result<(), KvError> {
+        let mut batch = Batch::new();
+        keys.for_each(|key| batch.delete(space, key));
+        if batch.is_empty() { Ok(()) } else { self.kv.write(batch) }
+    }
+
     /// All quarantined chunks.
     pub(super) fn corrupt(&self) -> Result<Vec<(ChunkId, Location)>, KvError> {
         let mut found = Vec::new();
@@ -209,6 +254,11 @@ impl Index {
             }
         }
         Ok(found)
+    }
+
+    /// A pack's mark, as it is written.
+    pub(super) fn meta(&self, pack: u32) -> Result<Option<PackMeta>, KvError> {
+        Ok(self.kv.get(PACKS, &pack.to_be_bytes())?.and_then(|value| PackMeta::decode(&value)))
     }
 
     /// All packs' marks; `None` if one does not decode.

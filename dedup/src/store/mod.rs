@@ -18,11 +18,13 @@ mod block;
 mod error;
 mod files;
 mod format;
+pub mod gc;
 mod index;
 mod options;
 mod pack;
 mod read;
 mod recover;
+mod scrub;
 mod shape;
 mod sync;
 mod writer;
@@ -41,6 +43,8 @@ pub use index::INDEX_SPACES;
 pub use options::{
     DamagedRange, PutOutcome, RebuildReason, RecoveryReport, StoreOptions, StoreState, StoreStats, TailCut,
 };
+
+pub use scrub::{ScrubPosition, Scrubbed};
 
 use files::PackFiles;
 use index::{Index, Location, Lookup};
@@ -68,6 +72,7 @@ pub struct ChunkStore {
     /// Decoded blocks.
     blocks: Mutex<block::BlockCache>,
     full: AtomicBool,
+    gc: gc::Gc,
     read_only: Mutex<Option<String>>,
 }
 
@@ -107,6 +112,7 @@ impl ChunkStore {
         let index = Index::new(kv);
         let (writer, report) = recover::open(&files, &index, &options)?;
         let corrupt = index.corrupt()?.into_iter().collect();
+        let gc = gc::Gc::open(files.disk(), files.dir());
         let store = Self {
             options,
             files,
@@ -120,6 +126,7 @@ impl ChunkStore {
             corrupt: Mutex::new(corrupt),
             blocks: Mutex::default(),
             full: AtomicBool::new(false),
+            gc,
             read_only: Mutex::default(),
         };
         Ok((store, report))
@@ -162,6 +169,7 @@ impl ChunkStore {
         self.ensure_writable()?;
         let (unsynced, outcomes) = {
             let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+            self.gc.revive(chunks.iter().map(|chunk| &chunk.id));
             let seen = self.published.load(Ordering::Acquire);
             let mut taken = HashSet::with_capacity(chunks.len());
             let mut unknown = Vec::new();
@@ -231,6 +239,7 @@ impl ChunkStore {
     /// [`StoreError::Index`].
     pub fn contains(&self, id: &ChunkId) -> Result<bool, StoreError> {
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        self.gc.revive(std::iter::once(id));
         Ok(self.locate(id)?.is_some())
     }
 
@@ -241,6 +250,7 @@ impl ChunkStore {
     /// [`StoreError::Index`].
     pub fn missing(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, StoreError> {
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        self.gc.revive(ids.iter());
         let mut missing = Vec::new();
         for id in ids {
             if self.locate(id)?.is_none() {
@@ -256,6 +266,7 @@ impl ChunkStore {
     /// [`StoreError::Index`].
     pub fn not_durable(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, StoreError> {
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        self.gc.revive(ids.iter());
         let mut found = Vec::new();
         for id in ids {
             // The index names nothing that is not synced.

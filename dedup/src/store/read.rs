@@ -192,7 +192,7 @@ impl ChunkStore {
     }
 
     /// From now on the chunk is missing, so that it is fetched and put again.
-    fn quarantine(&self, id: &ChunkId, location: Location, damage: Damage) {
+    pub(super) fn quarantine(&self, id: &ChunkId, location: Location, damage: Damage) {
         tracing::error!(%id, pack = location.pack, offset = location.offset, %damage, "corrupt chunk");
         lock(&self.corrupt).insert(*id, location);
         let mut pending = self.pending.write().unwrap_or_else(PoisonError::into_inner);

@@ -151,8 +151,11 @@ fn spot_check(
     metas: &[(u32, PackMeta)],
     corrupt: &Corrupt,
 ) -> Result<bool, StoreError> {
-    let sealed: Vec<u32> =
-        metas.iter().filter(|(_, meta)| meta.state == PackState::Sealed).map(|(pack, _)| *pack).collect();
+    let sealed: Vec<u32> = metas
+        .iter()
+        .filter(|(_, meta)| meta.state == PackState::Sealed && !meta.thinned)
+        .map(|(pack, _)| *pack)
+        .collect();
     let Some(last) = sealed.len().checked_sub(1) else { return Ok(true) };
     for pack in [sealed[0], sealed[last / 2], sealed[last]] {
         let Ok(opened) = files.get(pack) else { continue }; // missing and damaged packs are dealt with elsewhere
@@ -179,16 +182,38 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
+    /// Ends the removal of packs of which nothing is used.
+    fn remove_dead(&self, packs: &[u32]) -> Result<(), StoreError> {
+        let dead = self.known.iter().filter(|(_, meta)| meta.state == PackState::Dead);
+        let dead: Vec<u32> = dead.map(|(pack, _)| *pack).collect();
+        if dead.is_empty() {
+            return Ok(());
+        }
+        for pack in dead.iter().filter(|pack| packs.contains(pack)) {
+            match self.remove(*pack) {
+                Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
+        }
+        let dir = self.files.dir();
+        self.files.disk().sync_dir(dir).map_err(|source| self.files.dir_error("sync", source))?;
+        Ok(self.index.forget_packs(&dead)?)
+    }
+
     /// One pass over all packs. The third value: the index refers to what is no more, and must be built anew.
     fn run(&self, packs: &[u32]) -> Result<(Writer, RecoveryReport, bool), StoreError> {
         let mut writer = Writer::default();
         let mut report = RecoveryReport { packs: packs.len() as u64, ..RecoveryReport::default() };
-        report.missing_packs = self.known.keys().filter(|pack| !packs.contains(pack)).copied().collect();
+        self.remove_dead(packs)?;
+        let alive = |meta: &PackMeta| meta.state != PackState::Dead;
+        let gone = self.known.iter().filter(|(pack, meta)| alive(meta) && !packs.contains(pack));
+        report.missing_packs = gone.map(|(pack, _)| *pack).collect();
         let highest = packs.last().max(self.known.keys().last()).copied();
         writer.next_pack = highest.map_or(0, |pack| pack.saturating_add(1));
         let mut stale = !report.missing_packs.is_empty();
         for pack in packs {
             match self.known.get(pack) {
+                Some(meta) if meta.state == PackState::Dead => {}
                 Some(meta) if !self.fresh && meta.state == PackState::Sealed => {
                     writer.metas.insert(*pack, *meta);
                 }
@@ -254,6 +279,7 @@ impl Recovery<'_> {
             self.sync(pack, file.as_ref())?;
             (meta_of(PackState::Open, end, &scanned.entries), end)
         };
+        let meta = PackMeta { thinned: known.thinned && !self.fresh, ..meta };
         let stale = known.state != PackState::Damaged && bad.iter().any(|(start, _)| *start < u64::from(from));
         let meta = if meta.state == PackState::Open {
             match self.go_on(pack, last, salt, end, file, &scanned.entries, writer)? {
@@ -317,7 +343,7 @@ impl Recovery<'_> {
 fn known_end(known: &PackMeta) -> u64 {
     match known.state {
         PackState::Sealed => PACK_HEADER_BYTES as u64 + known.stored_bytes,
-        PackState::Open | PackState::Damaged => u64::from(known.indexed_to),
+        PackState::Open | PackState::Damaged | PackState::Dead => u64::from(known.indexed_to),
     }
 }
 

@@ -157,6 +157,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Free space is looked at again before the next write: another reserve holds.
+    pub(super) fn forget_room(&mut self) {
+        self.room = 0;
+    }
+
     /// Makes sure that there is an active pack, and that a record fits it or is its first.
     fn ensure_active(
         &mut self,

@@ -2,6 +2,8 @@ mod basic;
 mod blocks;
 mod crash;
 mod damage;
+mod gc;
+mod scrub;
 
 use std::path::Path;
 use std::sync::Arc;
