@@ -11,9 +11,37 @@ use causeway_namespace_core::root::VolumeRecord;
 pub trait ContentCheck: Send + Sync + std::fmt::Debug {
     /// Succeeds if every chunk of every manifest (those of the manifest itself too) is durable on this node.
     ///
+    /// The chunks stay here at least until the hold that is returned is settled.
+    ///
     /// # Errors
     /// [`ContentError`]; the batch is then not proposed.
-    async fn check(&self, volume: &VolumeRecord, manifests: &[ManifestRef]) -> Result<(), ContentError>;
+    async fn check(&self, volume: &VolumeRecord, manifests: &[ManifestRef]) -> Result<ContentHold, ContentError>;
+}
+
+/// Keeps the contents of a batch until its outcome is known. Dropped without being settled (the outcome is unknown, or nobody
+/// waits for it), it goes on for as long as the batch may still be committed.
+#[derive(Default)]
+pub struct ContentHold(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl ContentHold {
+    /// A hold that `settle` ends. What it captured must know by itself what to do when it is only dropped.
+    #[must_use]
+    pub fn new(settle: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(settle)))
+    }
+
+    /// The outcome is known: the batch was committed, or surely never will be.
+    pub fn settle(self) {
+        if let Some(settle) = self.0 {
+            settle();
+        }
+    }
+}
+
+impl std::fmt::Debug for ContentHold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ContentHold").finish_non_exhaustive()
+    }
 }
 
 /// Why contents cannot be committed through this node.
@@ -40,7 +68,7 @@ pub struct Unchecked;
 
 #[async_trait]
 impl ContentCheck for Unchecked {
-    async fn check(&self, _volume: &VolumeRecord, _manifests: &[ManifestRef]) -> Result<(), ContentError> {
-        Ok(())
+    async fn check(&self, _volume: &VolumeRecord, _manifests: &[ManifestRef]) -> Result<ContentHold, ContentError> {
+        Ok(ContentHold::default())
     }
 }

@@ -22,11 +22,12 @@ mod read;
 mod rpc;
 mod service;
 mod status;
+mod upkeep;
 mod wire;
 
 pub use catalog::Catalog;
 pub use config::{Limits, NamespaceConfig, Parts};
-pub use content::{ContentCheck, ContentError, Unchecked};
+pub use content::{ContentCheck, ContentError, ContentHold, Unchecked};
 pub use entry::{Entry, Found, Mutated, Page, Place, VolumeReport, VolumeTotals};
 pub use error::Error;
 pub use incarnation::{FILE as INCARNATION_FILE, Incarnation, IncarnationError};
@@ -37,3 +38,4 @@ pub use status::{
     ArchiveStatus, ClusterStatus, GroupReport, NodeReport, NodeStatus, StatusSource, StoreStatus, SyncTarget,
     SyncWaited, Watermark, WireBytes,
 };
+pub use upkeep::{BadChunk, GcAsk, GcReport, Run, ScrubAsk, ScrubReport, StoreKeeper, UpkeepStatus};

@@ -9,6 +9,8 @@ use serde::Serialize;
 use causeway_base::{ClusterId, Epoch, NodeId, Seq, SiteName, VolumeId};
 use causeway_namespace_core::root::NodeRecord;
 
+use crate::upkeep::UpkeepStatus;
+
 /// Status of parts that the namespace does not know: chunk store, replicator, repository, data transport. Attached to a
 /// node with [`crate::Namespace::attach_status`]; several may be, their lists are joined.
 #[async_trait]
@@ -160,6 +162,8 @@ pub struct NodeStatus {
     pub archives: Vec<ArchiveStatus>,
     /// Its peers' bytes.
     pub wire: Vec<WireBytes>,
+    /// The upkeep of its chunk store, if it has one.
+    pub upkeep: Option<UpkeepStatus>,
 }
 
 impl NodeStatus {

@@ -169,6 +169,8 @@ impl Archiver {
 
     /// Publishes the newest state, if it is not published.
     async fn publish(&self, leading: &Leading) -> Result<(), ArchiveError> {
+        // The view may outlive the versions that it sees: their chunks are still to be archived.
+        let _lease = self.fetcher.local().lease(None, Duration::ZERO);
         let at = self.clock.now();
         let view = view_of(&self.source).await?;
         let (spec, epoch) = self.source.spec();

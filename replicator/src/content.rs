@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use causeway_base::{ChunkId, Ino};
 use causeway_dedup::manifest::NodeContent;
+use causeway_dedup::store::gc::{Lease, UNKNOWN_LEASE};
 use causeway_dedup::{Extent, ManifestRoot, Realm};
 use causeway_namespace_core::inode::ManifestRef;
 
@@ -48,24 +49,36 @@ impl DurableContent {
         Self { local, realms }
     }
 
-    /// Checks manifests of a realm, their nodes included. What is here and not durable yet is made durable.
+    /// Checks manifests of a realm, their nodes included. What is here and not durable yet is made durable. Nothing of it is
+    /// collected while the lease lives: settle it when the outcome of the commit is known; dropped, it is kept for as long as
+    /// a commit of unknown outcome may still come to pass.
     ///
     /// Cancel safe.
     ///
     /// # Errors
     /// The first [`ContentProblem`].
-    pub async fn check_durable(&self, realm: &str, manifests: &[ManifestRef]) -> Result<(), ContentProblem> {
+    pub async fn check_durable(&self, realm: &str, manifests: &[ManifestRef]) -> Result<Option<Lease>, ContentProblem> {
         let realm = self.realms.realm(realm);
         let realm = realm.ok_or_else(|| ContentProblem::Invalid("the volume's realm is not known".to_owned()))?;
+        // Before anything is looked at: what is found here then stays until the commit is settled.
+        let lease = self.local.lease(None, UNKNOWN_LEASE);
         let (local, manifests) = (self.local.clone(), manifests.to_vec());
-        blocking(move || {
+        let checked = blocking(move || {
             let mut check = Check { local, realm, ids: BTreeSet::new() };
             for manifest in &manifests {
                 check.manifest(manifest)?;
             }
             check.settle()
-        })
-        .await?
+        });
+        match checked.await? {
+            Ok(()) => Ok(lease),
+            Err(problem) => {
+                if let Some(lease) = lease {
+                    lease.settle();
+                }
+                Err(problem)
+            }
+        }
     }
 }
 

@@ -151,6 +151,8 @@ impl Work<'_> {
         }
         let realm = self.follower.realms.realm(&spec.realm).ok_or_else(|| RunError::Realm(spec.realm.clone()))?;
         let job = Job { realm, volume: Some(self.follower.source.id()), cause: Cause::Replication };
+        // What is fetched, and what is found here, stays until the watermark names it.
+        let _lease = self.follower.fetcher.local().lease(None, Duration::ZERO);
         let view = view_of(&self.follower.source).await?;
         let target = Watermark { seq: view.seq(), digest: *view.digest().as_bytes() };
         let covered = self.state.watermark().map(|watermark| watermark.seq);

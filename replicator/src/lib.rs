@@ -2,6 +2,7 @@
 //!
 //! - [`service`] and [`client`]: the chunk protocol over QUIC, see `docs/formats/wire-chunks.md`;
 //! - [`fetcher`]: brings wanted chunks here from whoever has them; [`ensure`]: the same for reads, each chunk once;
+//! - [`keeper`]: collects garbage in this node's store, scrubs and heals it;
 //! - [`Replicator`]: owns a follower for each volume (replicas, watermarks) and an archiver (images in the repository).
 //!
 //! What the workers stand on enters through narrow traits: [`LocalChunks`], [`Realms`], [`VolumeSource`], [`Sources`].
@@ -16,6 +17,7 @@ pub mod ensure;
 mod exchange;
 pub mod fetcher;
 mod follower;
+pub mod keeper;
 pub mod local;
 pub mod peers;
 pub mod previous;
@@ -35,6 +37,7 @@ pub use counters::{Account, Counters, Place, WireBytes};
 pub use ensure::Ensure;
 pub use fetcher::{Fetched, Fetcher, Job, Need};
 pub use follower::FollowerStatus;
+pub use keeper::{Keeper, KeeperOptions, KeeperParts, KeeperStatus};
 pub use local::{LocalChunks, LocalError, PutCounts, Realms};
 pub use peers::{Directory, PeerSources, Way};
 pub use previous::NeedBase;

@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use causeway_base::{ChunkId, RetryClass};
+use causeway_dedup::store::gc::Lease;
 use causeway_dedup::store::{PutOutcome, StoreError};
 use causeway_dedup::{ChunkStore, EncodedChunk, Realm};
 use causeway_transport::PeerId;
@@ -61,6 +63,12 @@ pub trait LocalChunks: Send + Sync + Debug {
     /// # Errors
     /// The store failed.
     fn not_durable(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, LocalError>;
+
+    /// Begins a lease on what is here, as [`ChunkStore::lease`]; `None` if nothing is ever collected here.
+    fn lease(&self, holder: Option<&str>, linger: Duration) -> Option<Lease> {
+        let _ = (holder, linger);
+        None
+    }
 }
 
 /// What this node knows of dedup realms.
@@ -145,5 +153,9 @@ impl LocalChunks for ChunkStore {
 
     fn not_durable(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, LocalError> {
         Ok(Self::not_durable(self, ids)?)
+    }
+
+    fn lease(&self, holder: Option<&str>, linger: Duration) -> Option<Lease> {
+        Some(Self::lease(self, holder, linger))
     }
 }

@@ -131,6 +131,14 @@ impl Replicator {
         DurableContent::new(self.parts.local.clone(), self.parts.realms.clone())
     }
 
+    pub(crate) fn fetcher(&self) -> &Fetcher {
+        &self.fetcher
+    }
+
+    pub(crate) fn site(&self) -> &SiteName {
+        &self.parts.site
+    }
+
     /// Bytes on the wire.
     #[must_use]
     pub fn counters(&self) -> &Arc<Counters> {

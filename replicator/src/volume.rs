@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use bytes::Bytes;
 use causeway_base::{Epoch, Seq, VolumeId};
 use causeway_namespace_core::digest::Digest;
-use causeway_namespace_core::records::{ReadError, Records};
+use causeway_namespace_core::records::{ReadError, Record, Records};
 use causeway_namespace_core::root::VolumeSpec;
 use tokio::sync::watch;
 
@@ -16,6 +16,21 @@ pub trait VolumeView: Records + Send + Sync {
 
     /// The digest of the records at that seq.
     fn digest(&self) -> Digest;
+
+    /// Older versions of records of a table (keys from `table.0` on, below `table.1`) that are kept: some that lie at `from`
+    /// or after (empty: from the start), and where to go on; `None` at the end. A page may be empty before the end.
+    ///
+    /// # Errors
+    /// The store failed.
+    fn older(
+        &self,
+        table: &(Bytes, Bytes),
+        from: &[u8],
+        limit: usize,
+    ) -> Result<(Vec<Record>, Option<Bytes>), ReadError>;
+
+    /// Whether the state at a seq can be read: every version of it is kept.
+    fn keeps(&self, seq: Seq) -> bool;
 }
 
 /// The records of a volume at an older seq.

@@ -1,6 +1,6 @@
 //! The chunks that a volume's files refer to, in batches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use causeway_dedup::{ManifestError, ManifestRoot, Realm};
 use causeway_namespace_core::encode;
 use causeway_namespace_core::inode::{Body, Content, Inode, ManifestRef};
 use causeway_namespace_core::key;
-use causeway_namespace_core::records::ReadError;
+use causeway_namespace_core::records::{ReadError, Record};
 use causeway_replicator_core::Missing;
 
 use crate::fetcher::{Fetcher, Job, Need};
@@ -69,11 +69,23 @@ pub(crate) enum Files {
     Changed(std::collections::btree_set::IntoIter<Bytes>),
     /// All of them; the key from which to go on.
     All(Bytes),
+    /// All of them, and every older version that is kept.
+    Retained(Retained),
+}
+
+/// How far a walk over all versions is.
+pub(crate) enum Retained {
+    Current(Bytes),
+    Older(Option<Bytes>),
 }
 
 impl Files {
     pub(crate) fn all() -> Self {
         Self::All(key::inode(Ino(0)))
+    }
+
+    pub(crate) fn retained() -> Self {
+        Self::Retained(Retained::Current(key::inode(Ino(0))))
     }
 
     /// Up to [`INODES`] manifests; empty at the end. Blocks.
@@ -88,13 +100,24 @@ impl Files {
                     (!ended).then(|| read.into_iter().flatten().collect::<Vec<_>>())
                 }
                 Self::All(from) => {
-                    let (_, end) = key::table(key::INODE);
-                    let read = view.scan(from, &end, INODES)?;
-                    if let Some((last, _)) = read.last() {
-                        *from = [last.as_ref(), &[0]].concat().into();
-                    }
+                    let read = page(view, from)?;
                     (!read.is_empty()).then_some(read)
                 }
+                Self::Retained(Retained::Current(from)) => {
+                    let read = page(view, from)?;
+                    if read.is_empty() {
+                        *self = Self::Retained(Retained::Older(Some(Bytes::new())));
+                    }
+                    Some(read)
+                }
+                Self::Retained(Retained::Older(from)) => match from.take() {
+                    Some(at) => {
+                        let (read, next) = view.older(&key::table(key::INODE), &at, INODES)?;
+                        *from = next;
+                        Some(read)
+                    }
+                    None => None,
+                },
             };
             let Some(records) = records else { return Ok(Vec::new()) };
             let mut found = Vec::new();
@@ -111,6 +134,19 @@ impl Files {
     }
 }
 
+/// The next inodes, and where to go on.
+fn page(view: &dyn VolumeView, from: &mut Bytes) -> Result<Vec<Record>, ReadError> {
+    let (_, end) = key::table(key::INODE);
+    let read = view.scan(from, &end, INODES)?;
+    if let Some((last, _)) = read.last() {
+        *from = [last.as_ref(), &[0]].concat().into();
+    }
+    Ok(read)
+}
+
+/// Nodes that were opened, and whether they had to be.
+pub(crate) type Opened = HashSet<(ChunkId, bool)>;
+
 /// Walks files, manifests and their nodes; brings nodes here as it meets them.
 pub(crate) struct Walk<'a> {
     fetcher: &'a Fetcher,
@@ -122,6 +158,13 @@ pub(crate) struct Walk<'a> {
     nodes: Vec<Node>,
     seen: BTreeSet<ChunkId>,
     needs: Vec<Need>,
+    /// Nodes that need not be opened again, if the walk is to meet each once.
+    opened: Option<Opened>,
+    /// Chunks whose files are to be told.
+    watched: BTreeSet<ChunkId>,
+    watched_in: Vec<(Ino, ChunkId)>,
+    /// A site that only caches: what manifests lie elsewhere, and not here, it does not fetch to look into.
+    caches_at: Option<SiteName>,
 }
 
 impl<'a> Walk<'a> {
@@ -135,6 +178,10 @@ impl<'a> Walk<'a> {
             nodes: Vec::new(),
             seen: BTreeSet::new(),
             needs: Vec::new(),
+            opened: None,
+            watched: BTreeSet::new(),
+            watched_in: Vec::new(),
+            caches_at: None,
         }
     }
 
@@ -142,6 +189,35 @@ impl<'a> Walk<'a> {
     /// here.
     pub(crate) fn since(self, before: Option<Arc<dyn PastView>>) -> Self {
         Self { before, ..self }
+    }
+
+    /// Opens each node once, those in `opened` not at all; a caller that only wants to know which chunks there are needs no
+    /// more. [`Walk::opened`] gives the set back.
+    pub(crate) fn once(mut self, opened: Opened) -> Self {
+        self.opened = Some(opened);
+        self
+    }
+
+    /// The nodes that were opened by a walk that opens each once.
+    pub(crate) fn opened(self) -> Opened {
+        self.opened.unwrap_or_default()
+    }
+
+    /// Leaves out what lies below nodes that are not here and came from another site than this.
+    pub(crate) fn caches_at(mut self, site: SiteName) -> Self {
+        self.caches_at = Some(site);
+        self
+    }
+
+    /// Notes in which files these chunks are.
+    pub(crate) fn watch(mut self, chunks: BTreeSet<ChunkId>) -> Self {
+        self.watched = chunks;
+        self
+    }
+
+    /// Where watched chunks were found since this was asked last.
+    pub(crate) fn found(&mut self) -> Vec<(Ino, ChunkId)> {
+        std::mem::take(&mut self.watched_in)
     }
 
     /// The next chunks that files refer to, manifest nodes included, each once a batch; `None` at the end.
@@ -185,12 +261,24 @@ impl<'a> Walk<'a> {
     }
 
     async fn open_nodes(&mut self) -> Result<(), WalkError> {
-        let some = self.nodes.split_off(self.nodes.len().saturating_sub(NODES));
+        let mut some = self.nodes.split_off(self.nodes.len().saturating_sub(NODES));
         if some.is_empty() {
             return Ok(());
         }
         let ids: BTreeSet<ChunkId> = some.iter().map(|node| node.node.id).collect();
         let lacking = local::missing(self.fetcher.local(), ids.into_iter().collect()).await?;
+        let lacking = match &self.caches_at {
+            Some(own) => {
+                let elsewhere: BTreeSet<ChunkId> = lacking.iter().copied().collect();
+                let (absent, wanted): (Vec<_>, Vec<_>) =
+                    some.into_iter().partition(|node| node.origin != *own && elsewhere.contains(&node.node.id));
+                some = wanted;
+                tracing::trace!(nodes = absent.len(), "manifests of cached files are not here");
+                let wanted: BTreeSet<ChunkId> = some.iter().map(|node| node.node.id).collect();
+                lacking.into_iter().filter(|id| wanted.contains(id)).collect()
+            }
+            None => lacking,
+        };
         if !lacking.is_empty() {
             let origin = some.first().map(|node| node.origin.clone());
             let mut bases: BTreeMap<ChunkId, &[NeedBase]> = BTreeMap::new();
@@ -221,10 +309,18 @@ impl<'a> Walk<'a> {
 
     fn add(&mut self, ino: Ino, origin: &SiteName, children: Vec<Child>) {
         for Child { id, len, bases, node } in children {
+            if self.watched.contains(&id) {
+                self.watched_in.push((ino, id));
+            }
             if self.seen.insert(id) {
                 self.needs.push(Need { id, len, origin: Some(origin.clone()), bases: bases.clone() });
             }
-            if let Some((node, offset, old)) = node {
+            // One that is looked into only if it is here may have to be fetched for another file.
+            let must = self.caches_at.as_ref().is_none_or(|own| own == origin);
+            let opened = self.opened.as_mut();
+            if let Some((node, offset, old)) = node
+                && opened.is_none_or(|opened| opened.insert((node.id, must)))
+            {
                 self.nodes.push(Node { ino, origin: origin.clone(), node, offset, bases, old });
             }
         }

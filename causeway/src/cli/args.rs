@@ -172,7 +172,7 @@ Examples:
     /// Replication: wait for it.
     #[command(subcommand)]
     Sync(SyncCommand),
-    /// The chunk store of a node.
+    /// The chunk store of a node: collect garbage, scrub and heal; rebuild its index.
     #[command(subcommand)]
     Store(StoreCommand),
     /// Disaster recovery: works with the repository alone, no cluster needed.
@@ -632,6 +632,32 @@ Exit code 0: all is good; 5: the node runs; 8: packs are damaged or missing, eac
     Rebuild(StoreFolder),
     /// Shows what the chunk store of a stopped node holds.
     Stats(StoreFolder),
+    /// Collects the chunks that no file, kept version, snapshot, upload or transfer names. Nodes do so by themselves too.
+    #[command(after_help = "\
+A chunk goes in two steps: one run condemns it, a later run removes it, if it was condemned for the grace and nothing has
+named it meanwhile.")]
+    Gc {
+        /// Change nothing; show what would be freed.
+        #[arg(long)]
+        dry_run: bool,
+        /// The node (default: the one that answers).
+        #[arg(long, value_name = "ID")]
+        node: Option<u64>,
+        /// How long a chunk must have been condemned (default: the configuration's gc_grace).
+        #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+        grace: Option<std::time::Duration>,
+    },
+    /// Names the files whose chunks are damaged or missing on a node, and heals them from other sites or the repository.
+    #[command(after_help = "\
+Exit code 0: all is good or healed; 3: some volumes could not be checked; 8: something could not be healed.")]
+    Scrub {
+        /// The node (default: the one that answers).
+        #[arg(long, value_name = "ID")]
+        node: Option<u64>,
+        /// Read every pack now; otherwise only what is known to be damaged, or is missing, is looked at.
+        #[arg(long)]
+        now: bool,
+    },
 }
 
 /// Which node's data folder.

@@ -21,6 +21,7 @@ pub(crate) mod session;
 pub(crate) mod show;
 mod snapshot;
 mod status;
+mod store;
 mod store_folder;
 mod topology;
 pub(crate) mod volume;
@@ -112,13 +113,13 @@ async fn client(global: &args::Global, command: Command) -> anyhow::Result<Exit>
         Command::Lock(command) => lock::run(global, command).await,
         Command::Status => status::status(global).await,
         Command::Sync(command) => status::sync(global, command).await,
+        Command::Store(command) => store::run(global, command).await,
         Command::Dr(command) => dr::run(global, command).await,
         Command::Demo(_)
         | Command::Dev(_)
         | Command::Init(_)
         | Command::Node(_)
         | Command::Config(_)
-        | Command::Store(_)
         | Command::Completions { .. } => Err(Failure::error(Exit::Usage, "not a client command")),
     }
 }

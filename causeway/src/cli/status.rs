@@ -1,7 +1,9 @@
 //! `causeway status` and `causeway sync wait`
 
-use causeway_base::{ByteSize, NodeId, Seq};
-use causeway_namespace::{Consistency, GroupReport, SyncTarget};
+use std::time::Duration;
+
+use causeway_base::{ByteSize, Clock as _, NodeId, Seq, SystemClock, Timestamp};
+use causeway_namespace::{ClusterStatus, Consistency, GroupReport, SyncTarget};
 use serde::Serialize;
 
 use super::args::{Global, SyncCommand};
@@ -64,6 +66,8 @@ pub(super) async fn status(global: &Global) -> anyhow::Result<Exit> {
         text.push('\n');
         let header = ["volume", "site", "role", "term", "seq", "digest", "data", "archived", "stopped"];
         text.push_str(&table(&header, &[3, 4], groups));
+        text.push('\n');
+        text.push_str(&upkeep(status));
         text
     })?;
     Ok(if all_up { Exit::Done } else { Exit::Partial })
@@ -80,6 +84,36 @@ fn role(node: NodeId, group: &GroupReport) -> &'static str {
     } else {
         ""
     }
+}
+
+/// The upkeep of the chunk stores.
+fn upkeep(status: &ClusterStatus) -> String {
+    let ago = |at: Timestamp| match at {
+        Timestamp(0) => "never".to_owned(),
+        at => format!("{} ago", humantime::format_duration(Duration::from_secs(SystemClock.now().since(at).as_secs()))),
+    };
+    let rows = status.nodes.iter().filter_map(|report| {
+        let upkeep = report.status.as_ref().ok()?.upkeep.as_ref()?;
+        let gc = match (&upkeep.gc_error, &upkeep.gc_last) {
+            (Some(why), _) => format!("stopped: {why}"),
+            (None, Some(last)) => format!("epoch {}, {}", last.epoch, ago(upkeep.gc_last_at)),
+            (None, None) => "none since the start".to_owned(),
+        };
+        let running = if upkeep.gc_running { " (running)" } else { "" };
+        let scrub = match &upkeep.scrub_error {
+            Some(why) => format!("held up: {why}"),
+            None => format!("{} passes, last {}", upkeep.scrub_passes, ago(upkeep.scrub_completed_at)),
+        };
+        Some(vec![
+            report.node.id.get().to_string(),
+            format!("{gc}{running}"),
+            upkeep.condemned.to_string(),
+            ByteSize(upkeep.freed_bytes).to_string(),
+            scrub,
+            format!("{} found, {} healed, {} not", upkeep.scrub_found, upkeep.scrub_healed, upkeep.unhealed),
+        ])
+    });
+    table(&["node", "gc", "condemned", "freed", "scrub", "bad chunks"], &[0, 2, 3], rows)
 }
 
 #[derive(Serialize)]

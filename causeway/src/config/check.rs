@@ -62,6 +62,17 @@ pub(super) fn check(config: &Config, text: &str) -> Result<(), ConfigError> {
     let key_after = |start: usize, key: &str| text[start..].find(key).map_or(start..start, |at| start + at..start + at);
     let mention = |key: &str| key_after(0, key);
 
+    let upkeep = &config.upkeep;
+    if upkeep.versions == 0 {
+        return fail(mention("versions"), "versions must be at least 1".into());
+    }
+    if upkeep.rate.bytes() < 1 << 20 {
+        return fail(key_after(mention("[upkeep]").start, "rate"), "rate must be at least 1MiB".into());
+    }
+    if upkeep.gc_every.0.as_secs() > 0 && upkeep.gc_every.0 < upkeep.gc_grace.0 {
+        return fail(mention("gc_every"), "gc_every must be at least gc_grace (or 0s)".into());
+    }
+
     let timing = &config.timing;
     if timing.heartbeat.0.as_millis() < 10 || timing.heartbeat.0 * 2 > timing.election_min.0 {
         return fail(mention("heartbeat"), "heartbeat must be at least 10ms and at most half of election_min".into());

@@ -34,6 +34,9 @@ pub struct Config {
     /// Bounds of a node.
     #[serde(default)]
     pub limits: LimitsSection,
+    /// Collection of garbage, scrub.
+    #[serde(default)]
+    pub upkeep: UpkeepSection,
     /// Sites, at least one.
     #[serde(rename = "site")]
     pub sites: Vec<Spanned<SiteSection>>,
@@ -130,6 +133,35 @@ pub enum IndexEngine {
     Fjall,
     /// Does not, so after one the index is built anew from the packs (docs/kv.md has both on the same work).
     Sled,
+}
+
+/// `[upkeep]`
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpkeepSection {
+    /// Between two collections of garbage; 0: only by `causeway store gc`.
+    pub gc_every: HumanDuration,
+    /// A chunk that nothing names is removed this long after that was first seen, at the earliest.
+    pub gc_grace: HumanDuration,
+    /// Each byte of each pack is read once in this time; 0: only by `causeway store scrub`.
+    pub scrub_cycle: HumanDuration,
+    /// Bytes a second that both read and write at most.
+    pub rate: ByteSize,
+    /// Seqs of each volume that can be read back to; the chunks of all of them are kept.
+    pub versions: u64,
+}
+
+impl Default for UpkeepSection {
+    fn default() -> Self {
+        let hours = |hours: u64| HumanDuration(std::time::Duration::from_secs(hours * 3600));
+        Self {
+            gc_every: hours(6),
+            gc_grace: hours(1),
+            scrub_cycle: hours(14 * 24),
+            rate: ByteSize::mib(64),
+            versions: 100_000,
+        }
+    }
 }
 
 /// `[[site]]`

@@ -52,6 +52,13 @@ metadata_cache = "128MiB"     # memory a node
 index_cache = "64MiB"
 index_engine = "fjall"        # of the chunk index: fjall, or sled (slower, and built anew from the packs after a crash)
 disk_reserve = "256MiB"       # free space below which data writes are refused, so that metadata can still be written
+
+[upkeep]
+gc_every = "6h"               # chunks that nothing names are collected; "0s": only by `causeway store gc`
+gc_grace = "1h"               # but not before nothing has named them for so long
+scrub_cycle = "14d"           # each stored byte is read and checked once in this time; "0s": only by `causeway store scrub`
+rate = "64MiB"                # a second, read and written by both
+versions = 100000             # seqs of each volume that can be read back to; their chunks are kept
 "#
     );
     let mut seen = Vec::new();

@@ -46,6 +46,9 @@ fn errors_name_file_and_line() {
         ("name = \"eastus\"", "name = \"zurich\"", "site zurich stands twice"),
         ("quic = \"127.0.0.1:7503\"", "quic = \"nowhere\"", "is not host:port"),
         ("url = \"repository\"", "url = \"ftp://x\"", "use azure://, s3://"),
+        ("rate = \"64MiB\"", "rate = \"1KiB\"", "at least 1MiB"),
+        ("versions = 100000", "versions = 0", "at least 1"),
+        ("gc_every = \"6h\"", "gc_every = \"1m\"", "at least gc_grace"),
         ("[cluster]", "[cluster", "unclosed table"),
     ];
     for (from, to, expected) in cases {

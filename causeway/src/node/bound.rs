@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use async_trait::async_trait;
 use causeway_base::{SiteName, VolumeId};
 use causeway_dedup::Realm;
-use causeway_namespace::{ContentCheck, ContentError, Namespace};
+use causeway_namespace::{ContentCheck, ContentError, ContentHold, Namespace};
 use causeway_namespace_core::inode::ManifestRef;
 use causeway_namespace_core::query;
 use causeway_namespace_core::root::{NodeRecord, VolumeRecord, VolumeSpec};
@@ -70,12 +70,14 @@ pub(super) struct Durable(pub(super) DurableContent);
 
 #[async_trait]
 impl ContentCheck for Durable {
-    async fn check(&self, volume: &VolumeRecord, manifests: &[ManifestRef]) -> Result<(), ContentError> {
-        self.0.check_durable(&volume.spec.realm, manifests).await.map_err(|problem| match problem {
+    async fn check(&self, volume: &VolumeRecord, manifests: &[ManifestRef]) -> Result<ContentHold, ContentError> {
+        let lease = self.0.check_durable(&volume.spec.realm, manifests).await.map_err(|problem| match problem {
             ContentProblem::Missing { chunks, .. } => ContentError::Missing { chunks },
             ContentProblem::Invalid(reason) => ContentError::Invalid(reason),
             other => ContentError::Store(other.to_string()),
-        })
+        })?;
+        // Dropped, the lease goes on for as long as the commit may still come.
+        Ok(lease.map_or_else(ContentHold::default, |lease| ContentHold::new(move || lease.settle())))
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod bound;
 pub(crate) mod folder;
+mod keep;
 mod status;
 pub(crate) mod stores;
 mod volumes;
@@ -21,7 +22,9 @@ use causeway_namespace::{Namespace, NamespaceConfig, Parts};
 use causeway_namespace_core::root::{NodeRecord, NodeState, RealmKey};
 use causeway_namespace_raft::Timing;
 use causeway_replicator::counters::Counters;
-use causeway_replicator::{ChunkClient, ChunkService, Later, Options, PeerSources, Replicator, ServiceLimits};
+use causeway_replicator::{
+    ChunkClient, ChunkService, Keeper, KeeperParts, Later, Options, PeerSources, Replicator, ServiceLimits,
+};
 use causeway_repository::archive::{ChunkArchive, IndexMode};
 use causeway_repository::{Repository, RepositoryOptions};
 use causeway_transport::IdentityStore;
@@ -103,6 +106,8 @@ struct Node {
     endpoint: Endpoint,
     stores: Stores,
     follow: tokio::task::JoinHandle<()>,
+    keeper: Arc<Keeper>,
+    keeping: tokio::task::JoinHandle<()>,
     _folder: DataFolder,
 }
 
@@ -137,7 +142,7 @@ impl Node {
             bound.clone(),
             elsewhere.clone(),
             counters.clone(),
-            ServiceLimits::default(),
+            ServiceLimits { lease_linger: config.upkeep.gc_grace.0, ..ServiceLimits::default() },
         );
         let quic = resolve(&section.quic).await?;
         let endpoint = Endpoint::bind(quic, identity.clone(), QuicConfig::new(config.cluster.id), Arc::new(service))
@@ -173,11 +178,25 @@ impl Node {
         }));
         let follow = volumes::follow(namespace.clone(), replicator.clone(), section.site.clone());
         let follow = tokio::spawn(follow);
-        Ok(Self { namespace, replicator, endpoint, stores, follow, _folder: folder })
+        let parts = KeeperParts {
+            store: stores.chunks.clone(),
+            replicator: replicator.clone(),
+            realms: bound,
+            roots: Arc::new(keep::NodeRoots::new(&namespace, section.site.clone())),
+            clock: Arc::new(SystemClock),
+        };
+        let keeper = Keeper::new(parts, keep::options(&config.upkeep));
+        namespace.attach_keeper(Arc::new(keep::NodeKeeper(keeper.clone())));
+        let keeping = tokio::spawn(keeper.clone().run());
+        Ok(Self { namespace, replicator, endpoint, stores, follow, keeper, keeping, _folder: folder })
     }
 
     async fn stop(self) {
+        self.keeper.shutdown();
         self.namespace.shutdown().await;
+        if let Err(error) = self.keeping.await {
+            tracing::error!(%error, "the keeper of the chunk store ended badly");
+        }
         if let Err(error) = self.follow.await {
             tracing::error!(%error, "the follower of volumes ended badly");
         }
@@ -216,6 +235,7 @@ fn namespace_config(config: &Config, section: &NodeSection, seed: u64) -> anyhow
     let mut namespace = NamespaceConfig::new(config.cluster.id, node, initial, RealmKey(realm_key), fresh_store, seed);
     namespace.founders = config.nodes().filter(|node| !node.added).map(NodeSection::node_id).collect();
     namespace.topology = topology;
+    namespace.retention.seqs = config.upkeep.versions;
     namespace.timing = Timing {
         heartbeat: config.timing.heartbeat.0,
         election_min: config.timing.election_min.0,

@@ -26,7 +26,7 @@ struct NodeVolume {
 }
 
 #[derive(Debug)]
-struct View(StateView, Digest);
+pub(super) struct View(pub(super) StateView, pub(super) Digest);
 
 impl Records for View {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
@@ -45,6 +45,19 @@ impl VolumeView for View {
 
     fn digest(&self) -> Digest {
         self.1
+    }
+
+    fn older(
+        &self,
+        table: &(Bytes, Bytes),
+        from: &[u8],
+        limit: usize,
+    ) -> Result<(Vec<Record>, Option<Bytes>), ReadError> {
+        self.0.replaced(table, from, limit)
+    }
+
+    fn keeps(&self, seq: Seq) -> bool {
+        self.0.at(seq).is_ok()
     }
 }
 

@@ -13,3 +13,4 @@ mod manage;
 mod membership;
 mod refusals;
 mod store;
+mod upkeep;

@@ -13,6 +13,7 @@ use super::{ClientError, NamespaceClient, Node};
 use crate::entry::VolumeReport;
 use crate::read::{Consistency, Freshness, Read};
 use crate::status::{ClusterStatus, NodeStatus, SyncTarget, SyncWaited};
+use crate::upkeep::{GcReport, Run, ScrubReport};
 use crate::wire::{self, Wire, WireError};
 
 impl NamespaceClient {
@@ -218,6 +219,55 @@ impl NamespaceClient {
         };
         let answer = self.try_all("read the node's status", attempt).await?;
         NodeStatus::from_wire(answer).map_err(|error| bad_answer("read the node's status", &error))
+    }
+
+    /// Collects the chunks of a node (`None`: the one that answers) that nothing names, and waits for the end of it. A grace
+    /// replaces that of the node's settings.
+    ///
+    /// # Errors
+    /// [`ClientError`]; in the run's outcome, why it stopped. Cancel safety: the run goes on.
+    pub async fn store_gc(
+        &self,
+        node: Option<NodeId>,
+        dry_run: bool,
+        grace: Option<Duration>,
+    ) -> Result<Run<GcReport>, ClientError> {
+        let what = "collect garbage";
+        let grace_millis = grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
+        let mut message = v1::StoreGcRequest { node: node.map_or(0, |node| node.0), ticket: 0, dry_run, grace_millis };
+        loop {
+            let attempt = |node: Node, limit| {
+                let request = self.request(message, limit);
+                async move { node.admin().store_gc(request).await }
+            };
+            let run: Run<GcReport> =
+                Run::from_wire(self.try_all(what, attempt).await?).map_err(|error| bad_answer(what, &error))?;
+            if run.outcome.is_some() {
+                return Ok(run);
+            }
+            (message.node, message.ticket) = (run.node.0, run.ticket);
+        }
+    }
+
+    /// Scrubs the store of a node (`None`: the one that answers), and waits for the end of it.
+    ///
+    /// # Errors
+    /// As [`NamespaceClient::store_gc`].
+    pub async fn store_scrub(&self, node: Option<NodeId>, now: bool) -> Result<Run<ScrubReport>, ClientError> {
+        let what = "scrub";
+        let mut message = v1::StoreScrubRequest { node: node.map_or(0, |node| node.0), ticket: 0, now };
+        loop {
+            let attempt = |node: Node, limit| {
+                let request = self.request(message, limit);
+                async move { node.admin().store_scrub(request).await }
+            };
+            let run: Run<ScrubReport> =
+                Run::from_wire(self.try_all(what, attempt).await?).map_err(|error| bad_answer(what, &error))?;
+            if run.outcome.is_some() {
+                return Ok(run);
+            }
+            (message.node, message.ticket) = (run.node.0, run.ticket);
+        }
     }
 
     /// Waits until every node of a site, or the repository, holds every byte of a volume up to `seq` (`None`: the newest

@@ -60,9 +60,13 @@ impl Namespace {
         if ops.is_empty() || ops.len() > OPS_MAX {
             return Err(Error::Invalid(format!("a batch of {} operations, 1 to {OPS_MAX} are allowed", ops.len())));
         }
-        self.check_contents(&volume, &mut ops, deadline).await?;
+        let hold = self.check_contents(&volume, &mut ops, deadline).await?;
         let body = RequestBody::Once { id, print, ops };
-        self.propose(&volume, body, deadline.saturating_sub(started.elapsed())).await
+        let proposed = self.propose(&volume, body, deadline.saturating_sub(started.elapsed())).await;
+        if !matches!(&proposed, Err(error) if error.retry_class() == causeway_base::RetryClass::Unknown) {
+            hold.settle();
+        }
+        proposed
     }
 
     pub(crate) async fn snapshots(

@@ -9,11 +9,12 @@ mod reads;
 pub(crate) mod replica;
 mod status;
 mod sync;
+mod upkeep;
 mod volumes;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use causeway_base::{Clock, NodeId, RetryClass, StoreId, VolumeId};
@@ -35,6 +36,7 @@ use crate::node::replica::Replica;
 use crate::peers::Peers;
 use crate::service;
 use crate::status::StatusSource;
+use crate::upkeep::StoreKeeper;
 use causeway_namespace_raft::wal::WalOptions;
 use causeway_namespace_raft::{Group, Groups, GroupsConfig};
 
@@ -83,6 +85,7 @@ pub struct Namespace {
     /// Counts the starts of replicas, for those that wait for one.
     started_replicas: watch::Sender<u64>,
     sources: RwLock<Vec<Arc<dyn StatusSource>>>,
+    keeper: OnceLock<Arc<dyn StoreKeeper>>,
     joined: watch::Sender<Joined>,
     /// Its data folder took part in the cluster before this start.
     joined_before: bool,
@@ -120,6 +123,7 @@ impl Namespace {
             replicas: Mutex::default(),
             started_replicas: watch::Sender::new(0),
             sources: RwLock::default(),
+            keeper: OnceLock::new(),
             joined: watch::Sender::new(Joined::NotYet),
             joined_before: incarnation.joined,
             tasks: TaskTracker::new(),

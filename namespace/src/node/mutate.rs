@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use causeway_base::{ClientId, VolumeId};
+use causeway_base::{ClientId, RetryClass, VolumeId};
 use causeway_namespace_core::command::{OPS_MAX, Op, Outcome, Request, RequestBody, SessionId};
 use causeway_namespace_core::inode::{Content, ManifestRef};
 use causeway_namespace_core::root::VolumeRecord;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Namespace;
 use crate::client::Numbered;
+use crate::content::ContentHold;
 use crate::error::Error;
 use causeway_namespace_raft::Proposed;
 
@@ -49,9 +50,13 @@ impl Namespace {
         if ops.is_empty() || ops.len() > OPS_MAX {
             return Err(Error::Invalid(format!("a batch of {} operations, 1 to {OPS_MAX} are allowed", ops.len())));
         }
-        self.check_contents(&volume, &mut ops, deadline).await?;
+        let hold = self.check_contents(&volume, &mut ops, deadline).await?;
         let body = RequestBody::Mutate { session, number, acked_below, ops };
-        self.propose(&volume, body, deadline.saturating_sub(started.elapsed())).await
+        let proposed = self.propose(&volume, body, deadline.saturating_sub(started.elapsed())).await;
+        if !matches!(&proposed, Err(error) if error.retry_class() == RetryClass::Unknown) {
+            hold.settle();
+        }
+        proposed
     }
 
     /// Refuses a batch whose contents are not all durable here.
@@ -60,9 +65,10 @@ impl Namespace {
         volume: &VolumeRecord,
         ops: &mut [Op],
         deadline: Duration,
-    ) -> Result<(), Error> {
+    ) -> Result<ContentHold, Error> {
         let started = Instant::now();
         let manifests = self.contents(volume, ops)?;
+        let mut hold = ContentHold::default();
         if !manifests.is_empty() {
             let check = self.content.check(volume, &manifests);
             let out_of_time = || Error::NoLeader {
@@ -70,9 +76,9 @@ impl Namespace {
                 waited: started.elapsed(),
                 last: "the check of its contents took too long".to_owned(),
             };
-            tokio::time::timeout(deadline, check).await.map_err(|_| out_of_time())??;
+            hold = tokio::time::timeout(deadline, check).await.map_err(|_| out_of_time())??;
         }
-        Ok(())
+        Ok(hold)
     }
 
     /// Checks the contents of a batch against the volume's settings, names this site as their origin, and gives those in

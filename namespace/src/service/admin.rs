@@ -1,5 +1,7 @@
 //! The client API for operators and tools.
 
+use std::time::Duration;
+
 use causeway_base::{NodeId, Seq, VolumeId};
 use causeway_namespace_core::root::{RootOp, RootOutcome, TopologyRecord};
 use causeway_namespace_core::{encode, query};
@@ -12,6 +14,7 @@ use crate::error::Error;
 use crate::read::Consistency;
 use crate::rpc;
 use crate::status::{SyncTarget, SyncWaited};
+use crate::upkeep::{GcAsk, ScrubAsk};
 use crate::wire::{self, Wire};
 
 #[tonic::async_trait]
@@ -148,6 +151,25 @@ impl admin_server::Admin for Service {
     ) -> Result<Response<v1::NodeStatusResponse>, Status> {
         let _admitted = self.guard.client(&request)?;
         Ok(Response::new(self.namespace.node_status().into_wire()))
+    }
+
+    async fn store_gc(&self, request: Request<v1::StoreGcRequest>) -> Result<Response<v1::StoreGcResponse>, Status> {
+        let admitted = self.guard.lasting(&request)?;
+        let v1::StoreGcRequest { node, ticket, dry_run, grace_millis } = request.into_inner();
+        let ask = GcAsk { ticket, dry_run, grace: grace_millis.map(Duration::from_millis) };
+        let run = self.namespace.store_gc(wire::node_or_none(node), ask, admitted.deadline).await?;
+        Ok(Response::new(run.into_wire()))
+    }
+
+    async fn store_scrub(
+        &self,
+        request: Request<v1::StoreScrubRequest>,
+    ) -> Result<Response<v1::StoreScrubResponse>, Status> {
+        let admitted = self.guard.lasting(&request)?;
+        let v1::StoreScrubRequest { node, ticket, now } = request.into_inner();
+        let ask = ScrubAsk { ticket, now };
+        let run = self.namespace.store_scrub(wire::node_or_none(node), ask, admitted.deadline).await?;
+        Ok(Response::new(run.into_wire()))
     }
 
     async fn sync_wait(&self, request: Request<v1::SyncWaitRequest>) -> Result<Response<v1::SyncWaitResponse>, Status> {

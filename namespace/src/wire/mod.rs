@@ -9,6 +9,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod upkeep;
 
 use std::time::Duration;
 

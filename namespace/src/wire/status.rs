@@ -12,6 +12,7 @@ use crate::status::{
     ArchiveStatus, ClusterStatus, GroupReport, NodeReport, NodeStatus, StoreStatus, SyncTarget, SyncWaited, Watermark,
     WireBytes,
 };
+use crate::upkeep::UpkeepStatus;
 
 /// Empty stands for none.
 fn text_or_none(text: String) -> Option<String> {
@@ -188,6 +189,7 @@ impl Wire for NodeStatus {
             watermarks: all_into(self.watermarks),
             archives: all_into(self.archives),
             wire: all_into(self.wire),
+            upkeep: self.upkeep.map(Wire::into_wire),
         }
     }
 
@@ -201,6 +203,7 @@ impl Wire for NodeStatus {
             watermarks: all(message.watermarks)?,
             archives: all(message.archives)?,
             wire: all(message.wire)?,
+            upkeep: message.upkeep.map(UpkeepStatus::from_wire).transpose()?,
         })
     }
 }

@@ -109,6 +109,7 @@ fn status_survives() {
         watermarks: vec![Watermark { seq: Seq(3), stalled: Some("no source".into()), ..Watermark::default() }],
         archives: vec![archive, ArchiveStatus::default()],
         wire: vec![],
+        upkeep: None,
     };
     survives(NodeReport { node: node.clone(), status: Ok(status) });
     survives(NodeReport { node: NodeRecord { store: None, ..node }, status: Err("no route".to_owned()) });

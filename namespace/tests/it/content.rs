@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use causeway_base::{RetryClass, Seq, VolumeId};
 use causeway_namespace::client::ClientError;
-use causeway_namespace::{Consistency, ContentCheck, ContentError, StatusSource, StoreStatus, SyncTarget, Watermark};
+use causeway_namespace::{
+    Consistency, ContentCheck, ContentError, ContentHold, StatusSource, StoreStatus, SyncTarget, Watermark,
+};
 use causeway_namespace_core::command::{Expect, Op};
 use causeway_namespace_core::inode::{Body, Content, ManifestRef};
 use causeway_namespace_core::root::VolumeRecord;
@@ -21,9 +23,9 @@ struct Chunks;
 
 #[async_trait]
 impl ContentCheck for Chunks {
-    async fn check(&self, _volume: &VolumeRecord, manifests: &[ManifestRef]) -> Result<(), ContentError> {
+    async fn check(&self, _volume: &VolumeRecord, manifests: &[ManifestRef]) -> Result<ContentHold, ContentError> {
         match manifests.iter().filter(|manifest| manifest.root != "here").count() as u64 {
-            0 => Ok(()),
+            0 => Ok(ContentHold::default()),
             chunks => Err(ContentError::Missing { chunks }),
         }
     }

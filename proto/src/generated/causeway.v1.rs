@@ -1673,6 +1673,9 @@ pub struct NodeStatusResponse {
     pub archives: ::prost::alloc::vec::Vec<ArchiveStatus>,
     #[prost(message, repeated, tag = "8")]
     pub wire: ::prost::alloc::vec::Vec<WireBytes>,
+    /// Unset on a node without chunks.
+    #[prost(message, optional, tag = "9")]
+    pub upkeep: ::core::option::Option<UpkeepStatus>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GroupStatus {
@@ -1815,6 +1818,188 @@ pub struct SyncWaitResponse {
     /// The seq waited for.
     #[prost(uint64, tag = "3")]
     pub seq: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoreGcRequest {
+    /// Whose store; 0: the answering node's. Another node is asked by the answering one.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// The run to wait for, as an earlier answer named it; 0: begin one.
+    #[prost(uint64, tag = "2")]
+    pub ticket: u64,
+    /// Change nothing, say what would be done.
+    #[prost(bool, tag = "3")]
+    pub dry_run: bool,
+    /// Instead of the node's setting.
+    #[prost(uint64, optional, tag = "4")]
+    pub grace_millis: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoreGcResponse {
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    #[prost(uint64, tag = "2")]
+    pub ticket: u64,
+    #[prost(oneof = "store_gc_response::Outcome", tags = "3, 4, 5")]
+    pub outcome: ::core::option::Option<store_gc_response::Outcome>,
+}
+/// Nested message and enum types in `StoreGcResponse`.
+pub mod store_gc_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        #[prost(message, tag = "3")]
+        Running(super::RunUnderWay),
+        #[prost(message, tag = "4")]
+        Done(super::GcReport),
+        /// Why it stopped.
+        #[prost(string, tag = "5")]
+        Failed(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunUnderWay {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GcReport {
+    #[prost(bool, tag = "1")]
+    pub dry_run: bool,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "3")]
+    pub chunks: u64,
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "5")]
+    pub reached: u64,
+    #[prost(uint64, tag = "6")]
+    pub condemned: u64,
+    #[prost(uint64, tag = "7")]
+    pub condemned_bytes: u64,
+    #[prost(uint64, tag = "8")]
+    pub waiting: u64,
+    #[prost(uint64, tag = "9")]
+    pub leased: u64,
+    #[prost(uint64, tag = "10")]
+    pub removed: u64,
+    #[prost(uint64, tag = "11")]
+    pub removed_bytes: u64,
+    #[prost(uint64, tag = "12")]
+    pub revived: u64,
+    #[prost(uint64, tag = "13")]
+    pub packs: u64,
+    #[prost(uint64, tag = "14")]
+    pub freed_bytes: u64,
+    #[prost(uint64, tag = "15")]
+    pub moved_bytes: u64,
+    #[prost(uint64, tag = "16")]
+    pub packs_full: u64,
+    #[prost(uint64, tag = "17")]
+    pub packs_damaged: u64,
+    #[prost(uint64, tag = "18")]
+    pub marked_in_millis: u64,
+    #[prost(uint64, tag = "19")]
+    pub took_millis: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoreScrubRequest {
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    #[prost(uint64, tag = "2")]
+    pub ticket: u64,
+    /// Read all packs. Otherwise only what is known to be bad, or is missing, is named and healed.
+    #[prost(bool, tag = "3")]
+    pub now: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StoreScrubResponse {
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    #[prost(uint64, tag = "2")]
+    pub ticket: u64,
+    #[prost(oneof = "store_scrub_response::Outcome", tags = "3, 4, 5")]
+    pub outcome: ::core::option::Option<store_scrub_response::Outcome>,
+}
+/// Nested message and enum types in `StoreScrubResponse`.
+pub mod store_scrub_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Outcome {
+        #[prost(message, tag = "3")]
+        Running(super::RunUnderWay),
+        #[prost(message, tag = "4")]
+        Done(super::ScrubReport),
+        #[prost(string, tag = "5")]
+        Failed(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ScrubReport {
+    #[prost(uint64, tag = "1")]
+    pub packs: u64,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub chunks: u64,
+    #[prost(uint64, tag = "4")]
+    pub bad_packs: u64,
+    #[prost(uint64, tag = "5")]
+    pub rewritten: u64,
+    #[prost(uint64, tag = "6")]
+    pub bad: u64,
+    #[prost(uint64, tag = "7")]
+    pub healed: u64,
+    #[prost(uint64, tag = "8")]
+    pub unused: u64,
+    /// At most 1000.
+    #[prost(message, repeated, tag = "9")]
+    pub named: ::prost::alloc::vec::Vec<BadChunk>,
+    #[prost(string, repeated, tag = "10")]
+    pub unchecked: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "11")]
+    pub took_millis: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BadChunk {
+    /// In hexadecimal.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// A record was damaged; otherwise it was not there.
+    #[prost(bool, tag = "2")]
+    pub corrupt: bool,
+    /// As "volume:path".
+    #[prost(string, repeated, tag = "3")]
+    pub files: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Empty: it is healed.
+    #[prost(string, tag = "4")]
+    pub unhealed: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpkeepStatus {
+    #[prost(bool, tag = "1")]
+    pub gc_running: bool,
+    /// Unset: none has ended since the node started.
+    #[prost(message, optional, tag = "2")]
+    pub gc_last: ::core::option::Option<GcReport>,
+    /// Nanoseconds since 1970.
+    #[prost(sfixed64, tag = "3")]
+    pub gc_last_at: i64,
+    #[prost(string, tag = "4")]
+    pub gc_error: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub freed_bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub condemned: u64,
+    #[prost(uint64, tag = "7")]
+    pub scrub_passes: u64,
+    /// When the last pass was completed, nanoseconds since 1970; 0: none was.
+    #[prost(sfixed64, tag = "8")]
+    pub scrub_completed_at: i64,
+    #[prost(uint64, tag = "9")]
+    pub scrub_found: u64,
+    #[prost(uint64, tag = "10")]
+    pub scrub_healed: u64,
+    #[prost(uint64, tag = "11")]
+    pub unhealed: u64,
+    #[prost(string, tag = "12")]
+    pub scrub_error: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod admin_client {
@@ -2221,6 +2406,55 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("causeway.v1.Admin", "SyncWait"));
             self.inner.unary(req, path, codec).await
         }
+        /// Collects the chunks of a node that nothing names. Begins a run, or waits for one; answers "running" at the deadline.
+        pub async fn store_gc(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StoreGcRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StoreGcResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Admin/StoreGc",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("causeway.v1.Admin", "StoreGc"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Reads a node's packs, names what is bad and heals it. Begins a run, or waits for one, as StoreGc.
+        pub async fn store_scrub(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StoreScrubRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StoreScrubResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Admin/StoreScrub",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Admin", "StoreScrub"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2336,6 +2570,19 @@ pub mod admin_server {
             request: tonic::Request<super::SyncWaitRequest>,
         ) -> std::result::Result<
             tonic::Response<super::SyncWaitResponse>,
+            tonic::Status,
+        >;
+        /// Collects the chunks of a node that nothing names. Begins a run, or waits for one; answers "running" at the deadline.
+        async fn store_gc(
+            &self,
+            request: tonic::Request<super::StoreGcRequest>,
+        ) -> std::result::Result<tonic::Response<super::StoreGcResponse>, tonic::Status>;
+        /// Reads a node's packs, names what is bad and heals it. Begins a run, or waits for one, as StoreGc.
+        async fn store_scrub(
+            &self,
+            request: tonic::Request<super::StoreScrubRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StoreScrubResponse>,
             tonic::Status,
         >;
     }
@@ -2967,6 +3214,92 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SyncWaitSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Admin/StoreGc" => {
+                    #[allow(non_camel_case_types)]
+                    struct StoreGcSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::StoreGcRequest>
+                    for StoreGcSvc<T> {
+                        type Response = super::StoreGcResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StoreGcRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::store_gc(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StoreGcSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Admin/StoreScrub" => {
+                    #[allow(non_camel_case_types)]
+                    struct StoreScrubSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::StoreScrubRequest>
+                    for StoreScrubSvc<T> {
+                        type Response = super::StoreScrubResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StoreScrubRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::store_scrub(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StoreScrubSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

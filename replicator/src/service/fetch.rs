@@ -27,7 +27,7 @@ impl ChunkService {
             Ok(turn) => turn,
             Err(refusal) => return refuse(call.send, refusal, &call.tally).await,
         };
-        let Call { realm, request, tally, mut send } = call;
+        let Call { realm, request, tally, mut send, .. } = call;
         let (frames, mut ready) = mpsc::channel(FRAMES_AHEAD);
         let local = self.local.clone();
         let meter = Arc::<LinkMeter>::default();

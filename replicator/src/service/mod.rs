@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use causeway_base::{ChunkId, RetryClass, SiteName, VolumeId};
 use causeway_dedup::Realm;
+use causeway_dedup::store::gc::Lease;
 use causeway_transport::PeerId;
 use causeway_transport::quic::{Handler, RecvStream, SendStream, StreamError, close};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -46,6 +47,8 @@ pub struct ServiceLimits {
     pub ensure_timeout: Duration,
     /// An upload that sends nothing for this long is cut.
     pub upload_idle_timeout: Duration,
+    /// How long what a caller was told is here, or has uploaded, is kept for the commit that should follow.
+    pub lease_linger: Duration,
 }
 
 impl Default for ServiceLimits {
@@ -58,6 +61,7 @@ impl Default for ServiceLimits {
             turn_timeout: Duration::from_secs(10),
             ensure_timeout: Duration::from_secs(30),
             upload_idle_timeout: Duration::from_secs(120),
+            lease_linger: Duration::from_secs(3600),
         }
     }
 }
@@ -150,6 +154,8 @@ pub(crate) struct Call {
     pub(crate) request: ChunkRequest,
     pub(crate) tally: Tally,
     pub(crate) send: SendStream,
+    /// Whoever asks may commit what it is told is here.
+    pub(crate) lease: Option<Lease>,
 }
 
 impl ChunkService {
@@ -225,7 +231,13 @@ impl Handler for ChunkService {
             _ => request.cause,
         };
         tally.request_received(len);
-        let call = Call { realm, request, tally, send };
+        let lease = match service {
+            service::UPLOAD | service::MISSING => {
+                self.local.lease(Some(&format!("{peer} {}", realm.name)), self.limits.lease_linger)
+            }
+            _ => None,
+        };
+        let call = Call { realm, request, tally, send, lease };
         let cut = match service {
             service::FETCH => self.fetch(call).await,
             service::UPLOAD => self.upload(call, recv).await,

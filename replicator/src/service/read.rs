@@ -25,7 +25,7 @@ impl ChunkService {
             Ok(turn) => turn,
             Err(refusal) => return refuse(call.send, refusal, &call.tally).await,
         };
-        let Call { realm, request, tally, mut send } = call;
+        let Call { realm, request, tally, mut send, .. } = call;
         let needed = |ids: &[ChunkId], cause: Cause| Needed {
             realm: realm.clone(),
             volume: request.volume,

@@ -35,7 +35,7 @@ impl ChunkService {
             Ok(turn) => turn,
             Err(refusal) => return refuse(call.send, refusal, &call.tally).await,
         };
-        let Call { realm, tally, mut send, .. } = call;
+        let Call { realm, tally, mut send, lease, .. } = call;
         recv.set_progress_timeout(self.limits.upload_idle_timeout);
         let (batches, waiting) = mpsc::channel(BATCHES_AHEAD);
         let (answers, mut ready) = mpsc::channel::<Frame>(BATCHES_AHEAD);
@@ -56,6 +56,7 @@ impl ChunkService {
             send.finish()
         };
         let (worked, read, answered) = tokio::join!(work, reading, answering);
+        drop(lease);
         worked?;
         answered?;
         read

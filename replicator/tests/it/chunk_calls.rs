@@ -7,11 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use causeway_base::{ChunkId, RetryClass};
-use causeway_dedup::{Codec, EncodedChunk};
+use causeway_dedup::store::INDEX_SPACES;
+use causeway_dedup::{ChunkStore, Codec, EncodedChunk, Realm, StoreOptions};
 use causeway_replicator::wire::{
     Bases, CORRUPT_MAX, Cause, ChunkRequest, EndCounts, Form, Frame, IDS_MAX, Received, Refusal, StreamEncoder, service,
 };
 use causeway_replicator::{ClientError, Needed, Place, ReadThrough};
+use causeway_storage::disk::RealDisk;
+use causeway_storage::kv::MemoryKv;
 use causeway_transport::PeerId;
 use causeway_transport::quic::{Handler, RecvStream, SendStream};
 
@@ -341,4 +344,51 @@ async fn a_request_out_of_bounds_is_refused() {
     }
     let (_send, mut recv) = caller.call(&to, 99, good, PATIENCE).await.unwrap();
     assert!(recv.read_frame(4096).await.is_err());
+}
+
+/// Two realms on one node: whoever may use one learns nothing of the other's content, by no call. (A chunk's name is a keyed
+/// hash: without the other realm's key nobody can tell the name of a content.)
+#[tokio::test]
+async fn one_realm_cannot_tell_whether_another_has_a_content() {
+    let trust = Trust::new();
+    let (ours, theirs) = (realm(), Realm::new("theirs", [8; 32]));
+    let (shared, secret) = (noise(1, 20_000), noise(2, 20_000));
+    let in_theirs = |plain: &[u8]| EncodedChunk::encode(theirs.chunk_id(plain), Bytes::copy_from_slice(plain), 3);
+    let chunks = [in_theirs(&shared), in_theirs(&secret)];
+    let folder = tempfile::tempdir().unwrap();
+    let options = StoreOptions { reserve_bytes: 0, ..StoreOptions::default() };
+    let kv = Arc::new(MemoryKv::new(INDEX_SPACES));
+    let (store, _) = ChunkStore::open(Arc::new(RealDisk), folder.path().join("chunks"), kv, options).unwrap();
+    let store = Arc::new(store);
+    store.put_many(&chunks).unwrap();
+    store.sync().unwrap();
+    let (to, _server, _) = trust.serve(&node("zurich", 1), store.clone());
+    let client = trust.client(&PeerId::client("ours").unwrap());
+
+    // What the other realm has is missing under this realm's name for it, as what nobody has.
+    let names: Vec<ChunkId> = [&shared, &secret, &noise(3, 20_000)].iter().map(|plain| ours.chunk_id(plain)).collect();
+    assert_eq!(client.missing(&to, &about(), &names).await.unwrap(), names);
+    // It has to be sent, and is stored a second time: an upload that were spared would tell.
+    let upload = EncodedChunk::encode(ours.chunk_id(&shared), shared.clone().into(), 3);
+    let mut uploader = client.upload(&to, &about()).await.unwrap();
+    uploader.put(upload.clone()).await.unwrap();
+    let ack = uploader.finish().await.unwrap();
+    assert_eq!((ack.new, ack.known), (1, 0));
+    assert_eq!(client.missing(&to, &about(), &names).await.unwrap(), names[1..]);
+
+    // Even with one of the other realm's names in hand, nothing is read by it, nothing is put under it.
+    let foreign = chunks[1].id;
+    let first = client.read(&to, &about(), None, vec![foreign]).next().await;
+    assert!(!matches!(first, Ok(Some(_))), "{first:?}");
+    let mut uploader = client.upload(&to, &about()).await.unwrap();
+    let put = uploader.put(chunks[1].clone()).await;
+    let done = uploader.finish().await;
+    assert!(put.is_err() || done.is_err(), "bytes whose name is of another realm are not this realm's");
+    // A node gets nothing that it would take for good either.
+    let peer = trust.client(&node("eastus", 2));
+    let (got, consume) = collect(vec![foreign]);
+    let fetched = peer.fetch(&to, ours.clone(), request(vec![foreign], Form::WAN), &[None], None, consume).await;
+    assert!(got.lock().unwrap().chunks.is_empty(), "{fetched:?}");
+    assert_eq!(store.get(&foreign).unwrap().unwrap(), chunks[1], "the other realm's chunk is as it was");
+    assert_eq!(store.get(&upload.id).unwrap().unwrap().decode(&ours).unwrap(), shared);
 }

@@ -15,6 +15,7 @@ use causeway_dedup::{ChunkSizes, ChunkStore, Chunker, EncodedChunk, Extent, Mani
 use causeway_namespace_core::command::{At, Command, Expect, Op, Outcome, Request, RequestBody, SessionId};
 use causeway_namespace_core::digest::Digest;
 use causeway_namespace_core::inode::{Attr, Content, ManifestRef};
+use causeway_namespace_core::manage::ManageOp;
 use causeway_namespace_core::memory::MemoryRecords;
 use causeway_namespace_core::records::{ReadError, Record, Records};
 use causeway_namespace_core::root::{NodeRecord, VolumeSpec};
@@ -129,6 +130,25 @@ impl Volume {
         self.state.lock().unwrap().records.digest()
     }
 
+    /// As a node sees it.
+    pub(crate) fn seen_by(self: &Arc<Self>, node: &Node) -> Arc<dyn VolumeSource> {
+        Arc::new(Seen { volume: self.clone(), node: node.id })
+    }
+
+    /// Names the newest state; gives its seq.
+    pub(crate) fn snapshot(&self, name: &str) -> Seq {
+        let op = ManageOp::CreateSnapshot { name: Bytes::copy_from_slice(name.as_bytes()) };
+        let body = {
+            let mut state = self.state.lock().unwrap();
+            state.number += 1;
+            let (session, number) = (state.session, state.number);
+            RequestBody::Manage { session, number, acked_below: number, op }
+        };
+        let outcome = self.commit(body);
+        assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+        self.seq()
+    }
+
     /// Changes up to here are not kept any more.
     pub(crate) fn forget_changes(&self) {
         let seq = self.seq();
@@ -180,6 +200,14 @@ impl VolumeView for View {
 
     fn digest(&self) -> Digest {
         self.records.digest()
+    }
+
+    fn older(&self, _: &(Bytes, Bytes), _: &[u8], _: usize) -> Result<(Vec<Record>, Option<Bytes>), ReadError> {
+        Ok((Vec::new(), None)) // this volume keeps its newest state only
+    }
+
+    fn keeps(&self, seq: Seq) -> bool {
+        seq == self.seq
     }
 }
 

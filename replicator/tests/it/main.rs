@@ -8,3 +8,4 @@ mod deltas;
 mod figures;
 mod follow;
 mod image;
+mod keeper;

@@ -124,6 +124,35 @@ impl StateView {
         Ok((replaced > self.seq).then_some((written, value)))
     }
 
+    /// Replaced versions that are kept, of the keys from `table.0` on and below `table.1`: at most `limit`, from the place `from` on
+    /// (empty: the first), with the place to go on at; `None` at the end. All versions that any view from
+    /// [`Meta::oldest`] on can see are among them and in the newest state.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn replaced(
+        &self,
+        table: &(Bytes, Bytes),
+        from: &[u8],
+        limit: usize,
+    ) -> Result<(Vec<Record>, Option<Bytes>), ReadError> {
+        let group = self.group();
+        let start = match from.is_empty() {
+            true => Bound::Included(old_bound(group, &table.0)),
+            false => Bound::Excluded(Bytes::copy_from_slice(from)),
+        };
+        let range = (start, Bound::Excluded(old_bound(group, &table.1)));
+        let (mut found, mut last) = (Vec::new(), None);
+        for entry in self.kv().scan(OLD, range, false).take(limit) {
+            let (stored_key, stored) = entry.map_err(read_error)?;
+            let (key, _) = decode_old_key(&stored_key).ok_or_else(|| corrupt(&stored_key))?;
+            let (_, value) = unstamped(stored).ok_or_else(|| corrupt(&key))?;
+            found.push((key, value));
+            last = Some(stored_key);
+        }
+        Ok((found, last))
+    }
+
     /// Records with the seqs that wrote them, from `from` on and below `to` (`None`: to the end), at most `limit`.
     ///
     /// # Errors

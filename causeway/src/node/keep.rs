@@ -1,0 +1,166 @@
+//! The upkeep of the chunk store: what it stands on in a node, and how it is asked for.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use causeway_base::{NodeId, SiteName, VolumeId};
+use causeway_namespace::{BadChunk, GcAsk, GcReport, Namespace, Run, ScrubAsk, ScrubReport, StoreKeeper, UpkeepStatus};
+use causeway_replicator::VolumeView;
+use causeway_replicator::keeper::{self, Keeper, KeeperOptions, Outcome, RootVolume, Roots, RootsError};
+
+use super::volumes::View;
+use crate::config::UpkeepSection;
+
+pub(super) fn options(section: &UpkeepSection) -> KeeperOptions {
+    let some = |time: Duration| (!time.is_zero()).then_some(time);
+    KeeperOptions {
+        gc_every: some(section.gc_every.0),
+        grace: section.gc_grace.0,
+        rate: section.rate.bytes(),
+        scrub_cycle: some(section.scrub_cycle.0),
+        ..KeeperOptions::default()
+    }
+}
+
+/// What is in use, as the namespace knows it.
+#[derive(Debug)]
+pub(super) struct NodeRoots {
+    namespace: Weak<Namespace>,
+    site: SiteName,
+}
+
+impl NodeRoots {
+    pub(super) fn new(namespace: &Arc<Namespace>, site: SiteName) -> Self {
+        Self { namespace: Arc::downgrade(namespace), site }
+    }
+
+    fn namespace(&self, what: &str) -> Result<Arc<Namespace>, RootsError> {
+        self.namespace.upgrade().ok_or_else(|| unknown(what, "the node is stopping"))
+    }
+}
+
+fn unknown(what: &str, reason: impl ToString) -> RootsError {
+    RootsError { what: what.to_owned(), reason: reason.to_string() }
+}
+
+#[async_trait]
+impl Roots for NodeRoots {
+    async fn volumes(&self, deadline: Duration) -> Result<Vec<RootVolume>, RootsError> {
+        let what = "the table of volumes";
+        let volumes = self.namespace(what)?.all_volumes(deadline).await.map_err(|error| unknown(what, error))?;
+        let root = |volume: causeway_namespace_core::root::VolumeRecord| {
+            let spec = volume.spec;
+            let follows = spec.home == self.site || spec.replicas.contains(&self.site);
+            RootVolume { id: volume.id, name: spec.name, realm: spec.realm, follows }
+        };
+        Ok(volumes.into_iter().map(root).collect())
+    }
+
+    async fn view(&self, volume: VolumeId, deadline: Duration) -> Result<Arc<dyn VolumeView>, RootsError> {
+        let what = format!("the newest state of volume {volume}");
+        let namespace = self.namespace(&what)?;
+        if !namespace.catalog().volumes.get(&volume).is_some_and(|known| known.members.contains(&namespace.id())) {
+            return Err(unknown(&what, "this node has no replica of its metadata"));
+        }
+        let view = namespace.caught_up(volume, deadline).await.map_err(|error| unknown(&what, error))?;
+        let digest = view.digest().ok_or_else(|| unknown(&what, "a view without a digest"))?;
+        Ok(Arc::new(View(view, digest)))
+    }
+}
+
+/// The keeper as the namespace asks it.
+#[derive(Debug)]
+pub(super) struct NodeKeeper(pub(super) Arc<Keeper>);
+
+fn ticket(ticket: u64) -> Option<u64> {
+    (ticket != 0).then_some(ticket)
+}
+
+fn run<T, U>((ticket, outcome): (u64, Outcome<T>), report: impl FnOnce(T) -> U) -> Run<U> {
+    let outcome = match outcome {
+        Outcome::Running => None,
+        Outcome::Done(done) => Some(Ok(report(done))),
+        Outcome::Failed(why) => Some(Err(why)),
+        Outcome::Unknown => Some(Err("the node does not know this run any more; it was started again, say".to_owned())),
+    };
+    Run { node: NodeId(0), ticket, outcome }
+}
+
+fn gc_report(report: keeper::GcReport) -> GcReport {
+    GcReport {
+        dry_run: report.dry_run,
+        epoch: report.epoch,
+        chunks: report.chunks,
+        bytes: report.bytes,
+        reached: report.reached,
+        condemned: report.condemned,
+        condemned_bytes: report.condemned_bytes,
+        waiting: report.waiting,
+        leased: report.leased,
+        removed: report.removed,
+        removed_bytes: report.removed_bytes,
+        revived: report.revived,
+        packs: report.packs,
+        freed_bytes: report.freed_bytes,
+        moved_bytes: report.moved_bytes,
+        packs_full: report.packs_full,
+        packs_damaged: report.packs_damaged,
+        marked_in: report.marked_in,
+        took: report.took,
+    }
+}
+
+fn scrub_report(report: keeper::ScrubReport) -> ScrubReport {
+    let named = |bad: keeper::BadChunk| BadChunk {
+        id: bad.id.to_string(),
+        corrupt: bad.corrupt,
+        files: bad.files,
+        unhealed: bad.unhealed,
+    };
+    ScrubReport {
+        packs: report.packs,
+        bytes: report.bytes,
+        chunks: report.chunks,
+        bad_packs: report.bad_packs,
+        rewritten: report.rewritten,
+        bad: report.bad,
+        healed: report.healed,
+        unused: report.unused,
+        named: report.named.into_iter().map(named).collect(),
+        unchecked: report.unchecked,
+        took: report.took,
+    }
+}
+
+#[async_trait]
+impl StoreKeeper for NodeKeeper {
+    async fn gc(&self, ask: GcAsk, wait: Duration) -> Run<GcReport> {
+        // Whoever asks waits for it: as fast as the disk gives.
+        let how = keeper::GcAsk { dry_run: ask.dry_run, grace: ask.grace, full_speed: true };
+        run(self.0.gc(ticket(ask.ticket), how, wait).await, gc_report)
+    }
+
+    async fn scrub(&self, ask: ScrubAsk, wait: Duration) -> Run<ScrubReport> {
+        run(self.0.scrub(ticket(ask.ticket), ask.now, wait).await, scrub_report)
+    }
+
+    fn status(&self) -> UpkeepStatus {
+        let status = self.0.status();
+        let (gc_last_at, gc_last) = status.gc_last.map(|(at, report)| (at, gc_report(report))).unzip();
+        UpkeepStatus {
+            gc_running: status.gc_running,
+            gc_last,
+            gc_last_at: gc_last_at.unwrap_or_default(),
+            gc_error: status.gc_error,
+            freed_bytes: status.freed_bytes,
+            condemned: status.condemned,
+            scrub_passes: status.scrub.passes,
+            scrub_completed_at: status.scrub.completed,
+            scrub_found: status.scrub.found,
+            scrub_healed: status.scrub.healed,
+            unhealed: status.unhealed,
+            scrub_error: status.scrub_error,
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Garbage goes, what is in use stays; what went bad on a disk is named and healed.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use causeway::cluster::LocalCluster;
+use causeway::config::Config;
+use causeway_base::NodeId;
+
+use crate::cluster::{Cluster, PROGRAM, new_config, text};
+use crate::copies::noise;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A cluster whose nodes collect and scrub only when asked, at once, and keep two versions.
+async fn start() -> Cluster {
+    let folder = tempfile::tempdir().unwrap();
+    let config = new_config(folder.path().join("cluster"));
+    let mut text = std::fs::read_to_string(&config.path).unwrap();
+    for (from, to) in [
+        ("gc_every = \"6h\"", "gc_every = \"0s\""),
+        ("gc_grace = \"1h\"", "gc_grace = \"0s\""),
+        ("scrub_cycle = \"14d\"", "scrub_cycle = \"0s\""),
+        ("versions = 100000", "versions = 2"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, to);
+    }
+    std::fs::write(&config.path, text).unwrap();
+    let config = Config::load(&config.path).unwrap();
+    let mut nodes = LocalCluster::new(PROGRAM.into(), &config);
+    nodes.start([1, 2, 3].map(NodeId)).await.unwrap();
+    let cluster = Cluster { nodes, config, folder };
+    cluster.ok(["volume", "create", "data", "--home", "zurich", "--replicas", "zurich,westeurope"]);
+    cluster
+}
+
+fn packs(cluster: &Cluster, node: u64) -> Vec<PathBuf> {
+    let dir = cluster.config.resolve(&cluster.config.node(NodeId(node)).unwrap().data).join("packs");
+    let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut packs: Vec<PathBuf> = names.filter(|path| path.extension().is_some_and(|end| end == "pack")).collect();
+    packs.sort();
+    packs
+}
+
+fn pack_bytes(cluster: &Cluster, node: u64) -> u64 {
+    packs(cluster, node).iter().map(|pack| pack.metadata().unwrap().len()).sum()
+}
+
+/// Flips `count` bits, each in another place of the packs.
+fn flip(packs: &[PathBuf], count: u64, seed: u8) {
+    for (at, random) in noise(seed, count as usize * 8).chunks_exact(8).enumerate() {
+        let random = u64::from_le_bytes(random.try_into().unwrap());
+        let pack = &packs[at % packs.len()];
+        let file = std::fs::File::options().read(true).write(true).open(pack).unwrap();
+        let len = file.metadata().unwrap().len();
+        let offset = 64 + random % (len - 64);
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset).unwrap();
+        file.write_all_at(&[byte[0] ^ (1 << (random >> 61))], offset).unwrap();
+    }
+}
+
+fn tree(cluster: &Cluster) -> BTreeMap<String, Vec<u8>> {
+    let source = cluster.folder.path().join("tree");
+    std::fs::create_dir_all(source.join("below")).unwrap();
+    let mut files = BTreeMap::new();
+    for number in 0..20_u8 {
+        let name = if number % 2 == 0 { format!("file-{number}") } else { format!("below/file-{number}") };
+        let bytes = noise(100 + number, 200_000 + 40_000 * usize::from(number));
+        std::fs::write(source.join(&name), &bytes).unwrap();
+        files.insert(name, bytes);
+    }
+    cluster.ok(["cp", "-r", source.to_str().unwrap(), "cw:/data"]);
+    cluster.ok(["sync", "wait", "data", "--at", "westeurope"]);
+    files
+}
+
+fn assert_reads_right(cluster: &Cluster, site: &str, files: &BTreeMap<String, Vec<u8>>) {
+    for (name, bytes) in files {
+        let read = cluster.ok(["--site", site, "cat", &format!("/data/tree/{name}")]);
+        assert!(read == *bytes, "{name} reads wrong at {site}");
+    }
+}
+
+fn put(cluster: &Cluster, name: &str, bytes: &[u8]) {
+    let local = cluster.folder.path().join("put");
+    std::fs::write(&local, bytes).unwrap();
+    cluster.ok(["put", local.to_str().unwrap(), &format!("/data/{name}")]);
+}
+
+/// Collects until a run removes something.
+fn collect_until_removed(cluster: &Cluster, node: &str) -> serde_json::Value {
+    let started = Instant::now();
+    loop {
+        // A commit, so that old versions are pruned further.
+        cluster.ok(["mkdir", "-p", "/data/turn"]);
+        cluster.ok(["rm", "-r", "/data/turn"]);
+        let report = cluster.json(["store", "gc", "--node", node, "--grace", "0s"]);
+        if report["removed"].as_u64().unwrap() > 0 {
+            return report;
+        }
+        assert!(started.elapsed() < PATIENCE, "nothing was removed: {report}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nothing_names_is_collected_and_everything_else_stays() {
+    let mut cluster = start().await;
+    let (kept, gone) = (noise(1, 3_000_000), noise(2, 9_000_000));
+    put(&cluster, "kept", &kept);
+    put(&cluster, "gone", &gone);
+    cluster.ok(["sync", "wait", "data", "--at", "westeurope"]);
+    let all_in_use = cluster.json(["store", "gc", "--node", "1", "--dry-run"]);
+    assert_eq!((&all_in_use["condemned"], &all_in_use["dry_run"]), (&0.into(), &true.into()), "{all_in_use}");
+    cluster.ok(["rm", "/data/gone"]);
+    for node in ["1", "2"] {
+        let before = pack_bytes(&cluster, node.parse().unwrap());
+        let report = collect_until_removed(&cluster, node);
+        let removed = report["removed_bytes"].as_u64().unwrap();
+        assert!((8_900_000..9_500_000).contains(&removed), "{report}");
+        let after = pack_bytes(&cluster, node.parse().unwrap());
+        assert!(after + 8_000_000 < before, "node {node}: {before} bytes before, {after} after: {report}");
+    }
+    for site in ["zurich", "westeurope", "eastus"] {
+        assert!(cluster.ok(["--site", site, "cat", "/data/kept"]) == kept, "{site}");
+    }
+    // The same content again: it is not there, so it is sent, and it is whole.
+    put(&cluster, "again", &gone);
+    assert!(cluster.ok(["cat", "/data/again"]) == gone);
+    let status = cluster.json(["status"]);
+    let upkeep = &status["nodes"][0]["status"]["Ok"]["upkeep"];
+    assert!(
+        upkeep["gc_last"]["epoch"].as_u64().unwrap() >= 2 && upkeep["freed_bytes"].as_u64().unwrap() > 0,
+        "{upkeep}"
+    );
+    // A node that cannot know what is in use collects nothing.
+    cluster.nodes.kill(NodeId(2)).await.unwrap();
+    cluster.nodes.kill(NodeId(3)).await.unwrap();
+    let refused = cluster.run(["--timeout", "50s", "store", "gc", "--node", "1", "--grace", "0s"]);
+    assert_ne!(refused.status.code(), Some(0), "{}", text(&refused));
+    assert!(
+        text(&refused).contains("cannot be known now") || text(&refused).contains("no leader"),
+        "{}",
+        text(&refused)
+    );
+    cluster.nodes.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flipped_bits_are_found_named_and_healed() {
+    let mut cluster = start().await;
+    let files = tree(&cluster);
+    let clean = cluster.json(["store", "scrub", "--node", "1", "--now"]);
+    assert_eq!((&clean["bad"], &clean["bad_packs"]), (&0.into(), &0.into()), "{clean}");
+
+    // While the node runs.
+    flip(&packs(&cluster, 1), 12, 7);
+    let healed = cluster.json(["store", "scrub", "--node", "1", "--now"]);
+    let bad = healed["bad"].as_u64().unwrap();
+    assert!(
+        (1..=12).contains(&bad) && healed["healed"] == bad && healed["rewritten"].as_u64().unwrap() >= 1,
+        "{healed}"
+    );
+    for chunk in healed["named"].as_array().unwrap() {
+        let named = chunk["files"].as_array().unwrap();
+        let known = |name: &serde_json::Value| {
+            let path = name.as_str().unwrap().strip_prefix("data:tree/");
+            path.is_some_and(|path| files.contains_key(path))
+        };
+        assert!(!named.is_empty() && named.iter().all(known), "{chunk}");
+    }
+    assert_reads_right(&cluster, "zurich", &files);
+    let clean = cluster.json(["store", "scrub", "--node", "1", "--now"]);
+    assert_eq!((&clean["bad"], &clean["bad_packs"]), (&0.into(), &0.into()), "{clean}");
+
+    // While it is stopped.
+    cluster.nodes.kill(NodeId(2)).await.unwrap();
+    flip(&packs(&cluster, 2), 9, 8);
+    cluster.nodes.start([NodeId(2)]).await.unwrap();
+    let healed = cluster.json(["store", "scrub", "--node", "2", "--now"]);
+    assert!(healed["bad"].as_u64().unwrap() >= 1 && healed["healed"] == healed["bad"], "{healed}");
+    assert_reads_right(&cluster, "westeurope", &files);
+    let clean = cluster.json(["store", "scrub", "--node", "2", "--now"]);
+    assert_eq!((&clean["bad"], &clean["bad_packs"]), (&0.into(), &0.into()), "{clean}");
+    cluster.nodes.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_healed_is_named_and_the_exit_code_says_so() {
+    let mut cluster = start().await;
+    cluster.ok(["volume", "create", "alone", "--home", "eastus", "--replicas", "eastus", "--no-archive"]);
+    let bytes = noise(3, 2_000_000);
+    let local: &Path = &cluster.folder.path().join("only");
+    std::fs::write(local, &bytes).unwrap();
+    cluster.ok(["--site", "eastus", "put", local.to_str().unwrap(), "/alone/only-copy"]);
+    flip(&packs(&cluster, 3), 3, 9);
+    let output = cluster.run(["--output", "json", "store", "scrub", "--node", "3", "--now"]);
+    assert_eq!(output.status.code(), Some(8), "{}", text(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let named = &report["named"][0];
+    assert_eq!(named["files"][0], "alone:only-copy", "{report}");
+    assert!(named["unhealed"].is_string(), "{report}");
+    // It comes back when someone has it: the same content put again heals it.
+    cluster.ok(["--site", "eastus", "put", local.to_str().unwrap(), "/alone/second"]);
+    let healed = cluster.json(["store", "scrub", "--node", "3", "--now"]);
+    assert_eq!(healed["bad"], 0, "{healed}");
+    assert!(cluster.ok(["--site", "eastus", "cat", "/alone/only-copy"]) == bytes);
+    cluster.nodes.stop().await;
+}

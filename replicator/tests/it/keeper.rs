@@ -1,0 +1,203 @@
+//! Collections by what volumes name, and that they stop when that is not known for certain.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use causeway_base::{Seq, SystemClock, VolumeId};
+use causeway_namespace_core::digest::Digest;
+use causeway_namespace_core::records::{ReadError, Record, Records};
+use causeway_replicator::keeper::{
+    GcAsk, GcReport, Keeper, KeeperOptions, KeeperParts, Outcome, RootVolume, Roots, RootsError,
+};
+use causeway_replicator::{VolumeSource, VolumeView};
+
+use crate::cluster::*;
+use crate::common::*;
+
+/// The volume's newest state, and one that was replaced but is kept.
+#[derive(Debug)]
+struct Versions {
+    newest: Box<dyn VolumeView>,
+    replaced: Option<Arc<dyn VolumeView>>,
+    oldest: Seq,
+}
+
+impl Records for Versions {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        self.newest.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Record>, ReadError> {
+        self.newest.scan(from, to, limit)
+    }
+}
+
+impl VolumeView for Versions {
+    fn seq(&self) -> Seq {
+        self.newest.seq()
+    }
+
+    fn digest(&self) -> Digest {
+        self.newest.digest()
+    }
+
+    fn older(
+        &self,
+        table: &(Bytes, Bytes),
+        from: &[u8],
+        limit: usize,
+    ) -> Result<(Vec<Record>, Option<Bytes>), ReadError> {
+        let Some(replaced) = &self.replaced else { return Ok((Vec::new(), None)) };
+        let start = if from.is_empty() { &table.0[..] } else { from };
+        let page = replaced.scan(start, &table.1, limit)?;
+        let next = page.last().map(|(last, _)| [last.as_ref(), &[0]].concat().into());
+        Ok((page, next))
+    }
+
+    fn keeps(&self, seq: Seq) -> bool {
+        seq >= self.oldest
+    }
+}
+
+#[derive(Debug)]
+struct TestRoots {
+    source: Arc<dyn VolumeSource>,
+    replaced: Mutex<Option<Arc<dyn VolumeView>>>,
+    oldest: Mutex<Seq>,
+    realm: Mutex<&'static str>,
+    trouble: Mutex<Option<&'static str>>,
+}
+
+impl TestRoots {
+    fn check(&self, what: &'static str) -> Result<(), RootsError> {
+        match *self.trouble.lock().unwrap() {
+            Some(trouble) if trouble == what => {
+                Err(RootsError { what: what.to_owned(), reason: "no leader is in reach".to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Roots for TestRoots {
+    async fn volumes(&self, _: Duration) -> Result<Vec<RootVolume>, RootsError> {
+        self.check("the table of volumes")?;
+        let realm = (*self.realm.lock().unwrap()).to_owned();
+        Ok(vec![RootVolume { id: VOLUME, name: "data".to_owned(), realm, follows: true }])
+    }
+
+    async fn view(&self, volume: VolumeId, _: Duration) -> Result<Arc<dyn VolumeView>, RootsError> {
+        assert_eq!(volume, VOLUME);
+        self.check("the newest state")?;
+        let replaced = self.replaced.lock().unwrap().clone();
+        Ok(Arc::new(Versions { newest: self.source.view().unwrap(), replaced, oldest: *self.oldest.lock().unwrap() }))
+    }
+}
+
+struct World {
+    volume: Arc<Volume>,
+    node: Node,
+    roots: Arc<TestRoots>,
+    keeper: Arc<Keeper>,
+    _home: Home,
+}
+
+fn world() -> World {
+    let (trust, book, home) = (Trust::new(), Arc::<Book>::default(), Home::new());
+    let volume = Volume::new("zurich", &[]);
+    *book.volume.lock().unwrap() = Some(volume.clone());
+    let node = Node::start(&trust, &book, &home, "zurich", 1, None);
+    let roots = Arc::new(TestRoots {
+        source: volume.seen_by(&node),
+        replaced: Mutex::default(),
+        oldest: Mutex::new(Seq(0)),
+        realm: Mutex::new("default"),
+        trouble: Mutex::default(),
+    });
+    let parts = KeeperParts {
+        store: node.store.clone(),
+        replicator: node.replicator.clone(),
+        realms: Arc::new(OneRealm),
+        roots: roots.clone(),
+        clock: Arc::new(SystemClock),
+    };
+    let options = KeeperOptions { grace: Duration::ZERO, ..KeeperOptions::default() };
+    let keeper = Keeper::new(parts, options);
+    World { volume, node, roots, keeper, _home: home }
+}
+
+impl World {
+    async fn gc(&self) -> Result<GcReport, String> {
+        let ask = GcAsk { full_speed: true, ..GcAsk::default() };
+        match self.keeper.gc(None, ask, PATIENCE).await.1 {
+            Outcome::Done(report) => Ok(report),
+            Outcome::Failed(why) => Err(why),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_files_and_kept_versions_name_stays() {
+    let world = world();
+    // Large enough that manifests have nodes of their own.
+    let (kept, old, gone) = (noise(1, 9 << 20), noise(2, 9 << 20), noise(3, 30 << 20));
+    world.volume.mutate(vec![put("kept", world.node.write(&kept)), put("old", world.node.write(&old))]);
+    let before = world.node.chunk_ids();
+    *world.roots.replaced.lock().unwrap() = Some(Arc::from(world.roots.source.view().unwrap()));
+    world
+        .volume
+        .mutate(vec![put("old", world.node.write(b"another content, a longer one than fits inline, as it were"))]);
+    world.node.write(&gone); // never committed
+    let first = world.gc().await.unwrap();
+    assert!(first.condemned > 400 && first.removed == 0, "{first:?}");
+    let second = world.gc().await.unwrap();
+    assert_eq!(second.removed, first.condemned, "{second:?}");
+    assert!(second.packs >= 1 && second.freed_bytes > 30 << 20, "{second:?}");
+    let left = world.node.chunk_ids();
+    assert!(before.is_subset(&left), "chunks of kept versions are gone");
+    assert!(left.len() < before.len() + 3);
+
+    // When the version is not kept any more, its chunks go.
+    *world.roots.replaced.lock().unwrap() = None;
+    world.gc().await.unwrap();
+    let third = world.gc().await.unwrap();
+    assert!(third.removed > 400, "{third:?}");
+    let status = world.keeper.status();
+    assert_eq!((status.gc_last.unwrap().1.epoch, status.gc_error, status.condemned), (4, None, 0));
+    world.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_collected_on_incomplete_knowledge() {
+    let world = world();
+    world.volume.mutate(vec![put("kept", world.node.write(&noise(1, 3 << 20)))]);
+    world.node.write(&noise(2, 3 << 20));
+    let all = world.node.chunk_ids();
+    for trouble in ["the table of volumes", "the newest state"] {
+        *world.roots.trouble.lock().unwrap() = Some(trouble);
+        let why = world.gc().await.unwrap_err();
+        assert!(why.contains(trouble) && why.contains("no leader is in reach"), "{why}");
+        assert!(world.keeper.status().gc_error.unwrap().contains(trouble));
+    }
+    *world.roots.trouble.lock().unwrap() = None;
+    *world.roots.realm.lock().unwrap() = "unheard-of";
+    let why = world.gc().await.unwrap_err();
+    assert!(why.contains("unheard-of") && why.contains("data"), "{why}");
+    *world.roots.realm.lock().unwrap() = "default";
+
+    // A snapshot of a state that is not kept here.
+    let seq = world.volume.snapshot("before");
+    *world.roots.oldest.lock().unwrap() = Seq(seq.get() + 1);
+    let why = world.gc().await.unwrap_err();
+    assert!(why.contains("\"before\"") && why.contains(&seq.to_string()), "{why}");
+    *world.roots.oldest.lock().unwrap() = seq;
+
+    assert_eq!((world.node.store.condemned(), world.node.chunk_ids()), (0, all), "nothing was even condemned");
+    assert!(world.gc().await.unwrap().condemned > 100);
+    assert_eq!(world.keeper.status().gc_error, None);
+    world.node.stop().await;
+}
