@@ -180,6 +180,8 @@ async fn flipped_bits_are_found_named_and_healed() {
     cluster.nodes.kill(NodeId(2)).await.unwrap();
     flip(&packs(&cluster, 2), 9, 8);
     cluster.nodes.start([NodeId(2)]).await.unwrap();
+    // A node that has not caught up yet says that it could not check the volume.
+    cluster.ok(["sync", "wait", "data", "--at", "westeurope"]);
     let healed = cluster.json(["store", "scrub", "--node", "2", "--now"]);
     assert!(healed["bad"].as_u64().unwrap() >= 1 && healed["healed"] == healed["bad"], "{healed}");
     assert_reads_right(&cluster, "westeurope", &files);

@@ -10,7 +10,7 @@
 //!   a little, where hardly an exact byte string is left.
 //!
 //! What comes out is verified by nobody here: the caller checks the chunk's BLAKE3. [`decode`] allocates no more than the
-//! plain length that it is told, which is at most [`CHUNK_BYTES_MAX`](crate::CHUNK_BYTES_MAX). The bytes are described in
+//! plain length that it is told, which is at most [`CHUNK_BYTES_MAX`]. The bytes are described in
 //! `docs/formats/delta.md`.
 
 mod align;
