@@ -1,7 +1,6 @@
 //! The command line: one file a command.
 
 pub mod args;
-mod args_manage;
 mod attr;
 mod batch;
 mod change;
