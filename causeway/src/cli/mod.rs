@@ -2,6 +2,7 @@
 
 pub mod args;
 mod attr;
+mod audit;
 mod batch;
 mod change;
 pub(crate) mod copy;
@@ -110,6 +111,7 @@ async fn client(global: &args::Global, command: Command) -> anyhow::Result<Exit>
         Command::Feed(args) => feed::run(global, args).await,
         Command::Quota(command) => quota::run(global, command).await,
         Command::Lock(command) => lock::run(global, command).await,
+        Command::Audit(args) => audit::run(global, args).await,
         Command::Status => status::status(global).await,
         Command::Sync(command) => status::sync(global, command).await,
         Command::Store(command) => store::run(global, command).await,

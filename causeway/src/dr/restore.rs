@@ -17,6 +17,7 @@ use bytes::Bytes;
 use causeway_base::{Clock as _, ClusterId, Epoch, NodeId, Seq, SiteName, StoreId, SystemClock, VolumeId};
 use causeway_namespace::Incarnation;
 use causeway_namespace_core::apply::apply;
+use causeway_namespace_core::audit::By;
 use causeway_namespace_core::command::{Command, Outcome, Request, RequestBody};
 use causeway_namespace_core::memory::MemoryRecords;
 use causeway_namespace_core::query;
@@ -244,7 +245,7 @@ fn reseed(
         nodes: nodes.to_vec(),
         volumes: specs.collect(),
     };
-    let request = Request { at: SystemClock.now(), body: RequestBody::Root(op) };
+    let request = Request { at: SystemClock.now(), body: RequestBody::Audited { op, by: local_user() } };
     let applied = apply(records, seq, &Command { requests: vec![request] })?;
     match applied.outcomes.as_slice() {
         [Outcome::Root(RootOutcome::Done)] => {}
@@ -252,6 +253,13 @@ fn reseed(
     }
     records.take(&applied.changes);
     Ok(())
+}
+
+/// Whoever runs this command, for the audit.
+fn local_user() -> By {
+    let name = std::env::var("USER").ok().filter(|name| !name.is_empty() && name.len() <= 64);
+    let who = name.map_or_else(|| "a local user".to_owned(), |name| format!("local user {name}"));
+    By { who, node: NodeId(0), reason: String::new() }
 }
 
 /// The stores of a node that is not running.

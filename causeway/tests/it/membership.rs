@@ -86,6 +86,14 @@ async fn a_node_is_replaced_while_a_client_writes() {
         let name = name.trim_start_matches("/data/");
         assert!(listed.contains(name), "{name} was acknowledged and is gone");
     }
+    let audit = cluster.json(["audit"]);
+    let actions: Vec<String> = audit.as_array().unwrap().iter().map(|entry| entry["action"].to_string()).collect();
+    assert_eq!(actions.len(), 4, "{actions:?}");
+    for (action, what) in actions.iter().zip(["node_removed", "node_drained", "node_added", "volume_created"]) {
+        assert!(action.contains(what), "{actions:?}");
+    }
+    assert!(audit[0]["by"]["who"].as_str().unwrap().contains("client/"), "{audit}");
+
     // The removed one comes back and is not let in again; the cluster does not mind.
     assert!(!cluster.json(["topology", "show"])["nodes"].to_string().contains("\"id\":3"));
     cluster.ok(["mkdir", "/data/afterwards"]);

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use causeway_base::{ClientId, Ino, Seq, Timestamp};
 
+use crate::audit::By;
 use crate::inode::{Attr, Content, FileKind};
 use crate::manage::ManageOp;
 use crate::root::{RootOp, RootOutcome};
@@ -91,6 +92,13 @@ pub enum RequestBody {
         acked_below: u64,
         /// What is asked.
         op: ManageOp,
+    },
+    /// An operation on the root group that somebody asked for: recorded in the audit if it changes something.
+    Audited {
+        /// The operation.
+        op: RootOp,
+        /// By whom, and why.
+        by: By,
     },
 }
 

@@ -42,6 +42,10 @@ pub const VOLUME_BY_NAME: u8 = 0x13;
 pub const VOLUME_BY_MOUNT: u8 = 0x14;
 /// The topology (root group).
 pub const TOPOLOGY: u8 = 0x15;
+/// The audit by number (root group).
+pub const AUDIT: u8 = 0x16;
+/// Which numbers the audit has (root group).
+pub const AUDIT_RANGE: u8 = 0x17;
 
 /// The bounds of a table: every key of it is `from <= key < to`.
 #[must_use]
@@ -242,6 +246,18 @@ pub fn cluster() -> Bytes {
 #[must_use]
 pub fn topology() -> Bytes {
     Bytes::from_static(&[TOPOLOGY])
+}
+
+/// A record of the audit.
+#[must_use]
+pub fn audit(number: u64) -> Bytes {
+    numbered(AUDIT, number)
+}
+
+/// Which records the audit has.
+#[must_use]
+pub fn audit_range() -> Bytes {
+    Bytes::from_static(&[AUDIT_RANGE])
 }
 
 /// A realm.

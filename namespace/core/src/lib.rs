@@ -5,6 +5,7 @@
 //! in a simulation. `clippy.toml` holds it.
 
 pub mod apply;
+pub mod audit;
 pub mod command;
 pub mod digest;
 pub mod encode;

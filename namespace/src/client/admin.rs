@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use causeway_base::{NodeId, Seq, SiteName, VolumeId};
+use causeway_namespace_core::audit::AuditRecord;
 use causeway_namespace_core::encode;
 use causeway_namespace_core::root::{NodeRecord, RealmKey, TopologyRecord, VolumeRecord, VolumeSpec};
 use causeway_proto::v1;
@@ -140,6 +141,28 @@ impl NamespaceClient {
             async move { at.admin().node_remove(request).await }
         };
         self.try_all(format!("remove {node}"), attempt).await.map(|_| ())
+    }
+
+    /// At most `limit` records of the audit with their numbers, newest first, of those below `before` (`None`: of all). A node
+    /// gives no more than 256 at once.
+    ///
+    /// # Errors
+    /// [`ClientError`]. Cancel safety: may be dropped at any time.
+    pub async fn audit(&self, before: Option<u64>, limit: u32) -> Result<Vec<(u64, AuditRecord)>, ClientError> {
+        let what = "read the audit";
+        let message = v1::AuditRequest { before: before.unwrap_or(0), limit };
+        let attempt = |node: Node, limit| {
+            let request = self.request(message, limit);
+            async move { node.admin().audit(request).await }
+        };
+        let answer = self.try_all(what, attempt).await?;
+        let record = |entry: v1::AuditEntry| {
+            let record = encode::from_bytes(&entry.record, encode::RECORD_BYTES_MAX);
+            record
+                .map(|record| (entry.number, record))
+                .map_err(|error| bad_answer(what, &WireError::bad("record", error)))
+        };
+        answer.entries.into_iter().map(record).collect()
     }
 
     /// A volume by name, with its totals and digest.

@@ -5,9 +5,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use causeway_base::{NodeId, Seq, VolumeId};
+use causeway_namespace_core::audit::By;
 use causeway_namespace_core::command::{Outcome, Request, RequestBody};
 use causeway_namespace_core::root::{NodeState, RootOp, RootOutcome, VolumeRecord, VolumeSpec};
 use causeway_topology::{Residency, Survive};
+use causeway_transport::PeerId;
 use tokio::time::Instant;
 
 use super::join::JoinError;
@@ -85,12 +87,25 @@ impl Namespace {
         }
     }
 
+    /// As [`Namespace::wait_catalog`], not longer than `deadline`.
+    ///
+    /// # Errors
+    /// [`Error::Behind`].
+    pub(crate) async fn wait_catalog_within(&self, seq: Seq, deadline: Duration) -> Result<(), Error> {
+        let behind = |_| Error::Behind { group: VolumeId::ROOT, wanted: seq, applied: self.catalog().seq };
+        tokio::time::timeout(deadline, self.wait_catalog(seq)).await.map_err(behind)
+    }
+
     /// Proposes an operation of the root group, whoever leads it. All of them may be repeated.
     ///
     /// # Errors
     /// [`Error`]; that the root group refused is an outcome. Cancel safety: dropping it leaves the outcome unknown.
     pub async fn propose_root(&self, op: RootOp, deadline: Duration) -> Result<Proposed, Error> {
-        let request = Request { at: self.clock.now(), body: RequestBody::Root(op) };
+        self.propose_to_root(RequestBody::Root(op), deadline).await
+    }
+
+    async fn propose_to_root(&self, body: RequestBody, deadline: Duration) -> Result<Proposed, Error> {
+        let request = Request { at: self.clock.now(), body };
         let voters: Vec<NodeId> = match self.catalog().nodes.keys().copied().collect::<Vec<_>>() {
             known if known.is_empty() => self.config.initial.iter().map(|node| node.id).collect(),
             known => known,
@@ -98,14 +113,26 @@ impl Namespace {
         self.forward.propose(VolumeId::ROOT, &voters, &request, deadline).await
     }
 
-    /// As [`Namespace::propose_root`]; a refusal is an error.
+    /// For the audit: who asks this node, without a reason.
+    pub(crate) fn by(&self, who: String) -> By {
+        By { who, node: self.id(), reason: String::new() }
+    }
+
+    /// As [`Namespace::propose_root`], recorded in the audit; a refusal is an error.
     ///
     /// # Errors
     /// [`Error::Root`] if the root group refused; else [`Error`].
-    pub(crate) async fn root_done(&self, op: RootOp, deadline: Duration) -> Result<RootOutcome, Error> {
-        match self.propose_root(op, deadline).await?.outcome {
+    pub(crate) async fn audited(&self, op: RootOp, peer: &PeerId, deadline: Duration) -> Result<RootOutcome, Error> {
+        self.audited_by(op, self.by(peer.to_string()), deadline).await.map(|(_, outcome)| outcome)
+    }
+
+    /// As [`Namespace::audited`], with the commit's seq.
+    pub(crate) async fn audited_by(&self, op: RootOp, by: By, deadline: Duration) -> Result<(Seq, RootOutcome), Error> {
+        let proposed = self.propose_to_root(RequestBody::Audited { op, by }, deadline).await?;
+        match proposed.outcome {
             Outcome::Root(RootOutcome::Refused(refusal)) => Err(Error::Root(refusal)),
-            Outcome::Root(done) => Ok(done),
+            Outcome::Root(done) => Ok((proposed.seq, done)),
+            Outcome::Invalid(reason) => Err(Error::Invalid(reason)),
             other => Err(Error::Invalid(format!("the root group answered {other:?}"))),
         }
     }
@@ -117,7 +144,17 @@ impl Namespace {
     ///
     /// # Errors
     /// [`Error::Root`] with the reason if the spec cannot be; else [`Error`].
-    pub async fn create_volume(&self, mut spec: VolumeSpec, deadline: Duration) -> Result<VolumeRecord, Error> {
+    pub async fn create_volume(&self, spec: VolumeSpec, deadline: Duration) -> Result<VolumeRecord, Error> {
+        self.create_volume_by(spec, self.by(PeerId::node(self.node.site.clone(), self.id()).to_string()), deadline)
+            .await
+    }
+
+    pub(crate) async fn create_volume_by(
+        &self,
+        mut spec: VolumeSpec,
+        by: By,
+        deadline: Duration,
+    ) -> Result<VolumeRecord, Error> {
         let started = Instant::now();
         let left = || deadline.saturating_sub(started.elapsed());
         self.refresh_catalog(left()).await?;
@@ -128,14 +165,11 @@ impl Namespace {
         if spec.chunk_bytes_avg == 0 {
             spec.chunk_bytes_avg = CHUNK_BYTES_AVG;
         }
-        let proposed = self.propose_root(RootOp::CreateVolume { spec }, deadline).await?;
-        let id = match proposed.outcome {
-            Outcome::Root(RootOutcome::Volume(id)) => id,
-            Outcome::Root(RootOutcome::Refused(refusal)) => return Err(Error::Root(refusal)),
-            other => return Err(Error::Invalid(format!("the root group answered {other:?}"))),
+        let (seq, id) = match self.audited_by(RootOp::CreateVolume { spec }, by, deadline).await? {
+            (seq, RootOutcome::Volume(id)) => (seq, id),
+            (_, other) => return Err(Error::Invalid(format!("the root group answered {other:?}"))),
         };
-        let behind = || Error::Behind { group: VolumeId::ROOT, wanted: proposed.seq, applied: self.catalog().seq };
-        tokio::time::timeout(left(), self.wait_catalog(proposed.seq)).await.map_err(|_| behind())?;
+        self.wait_catalog_within(seq, left()).await?;
         let volume = self.volume(id)?;
         if volume.members.contains(&self.id()) {
             self.find_replica(id, left()).await?.confirm(left()).await?;
@@ -187,6 +221,7 @@ impl Namespace {
         id: VolumeId,
         expected: u64,
         mut spec: VolumeSpec,
+        by: By,
         deadline: Duration,
     ) -> Result<VolumeRecord, Error> {
         let started = Instant::now();
@@ -207,14 +242,8 @@ impl Namespace {
             let plan = topology.and_then(|topology| crate::placement::plan(&topology, &spec, survive));
             spec = crate::placement::placed(&spec, &plan.map_err(Error::Placement)?);
         }
-        let proposed = self.propose_root(RootOp::SetVolume { id, expected, spec }, left()).await?;
-        match proposed.outcome {
-            Outcome::Root(RootOutcome::Volume(_)) => {}
-            Outcome::Root(RootOutcome::Refused(refusal)) => return Err(Error::Root(refusal)),
-            other => return Err(Error::Invalid(format!("the root group answered {other:?}"))),
-        }
-        let behind = |_| Error::Behind { group: VolumeId::ROOT, wanted: proposed.seq, applied: self.catalog().seq };
-        tokio::time::timeout(left(), self.wait_catalog(proposed.seq)).await.map_err(behind)?;
+        let (seq, _) = self.audited_by(RootOp::SetVolume { id, expected, spec }, by, left()).await?;
+        self.wait_catalog_within(seq, left()).await?;
         self.volume(id)
     }
 
@@ -230,9 +259,7 @@ impl Namespace {
         };
         root.confirm(deadline).await?;
         let wanted = root.group.applied();
-        let left = deadline.saturating_sub(started.elapsed());
-        let behind = |_| Error::Behind { group: VolumeId::ROOT, wanted, applied: self.catalog().seq };
-        tokio::time::timeout(left, self.wait_catalog(wanted)).await.map_err(behind)
+        self.wait_catalog_within(wanted, deadline.saturating_sub(started.elapsed())).await
     }
 
     /// A volume by id, asked of the root group if this node does not know it: it may be new.

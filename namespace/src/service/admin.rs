@@ -11,11 +11,15 @@ use tonic::{Request, Response, Status};
 use super::Service;
 use super::namespace::freshness;
 use crate::error::Error;
+use crate::node::blocking;
 use crate::read::Consistency;
 use crate::rpc;
 use crate::status::{SyncTarget, SyncWaited};
 use crate::upkeep::{GcAsk, ScrubAsk};
 use crate::wire::{self, Wire};
+
+/// Most audit records in one answer: each has at most some 2 KiB.
+const AUDIT_MAX: usize = 256;
 
 #[tonic::async_trait]
 impl admin_server::Admin for Service {
@@ -25,7 +29,8 @@ impl admin_server::Admin for Service {
     ) -> Result<Response<v1::VolumeCreateResponse>, Status> {
         let admitted = self.guard.client(&request)?;
         let spec = wire::required(request.into_inner().spec, "spec").map_err(rpc::invalid)?;
-        let volume = self.namespace.create_volume(spec, admitted.deadline).await?;
+        let by = self.namespace.by(admitted.peer.to_string());
+        let volume = self.namespace.create_volume_by(spec, by, admitted.deadline).await?;
         Ok(Response::new(v1::VolumeCreateResponse { volume: Some(volume.into_wire()) }))
     }
 
@@ -70,7 +75,8 @@ impl admin_server::Admin for Service {
         let admitted = self.guard.client(&request)?;
         let message = request.into_inner();
         let spec = wire::required(message.spec, "spec").map_err(rpc::invalid)?;
-        let set = self.namespace.set_volume(VolumeId(message.id), message.expected, spec, admitted.deadline);
+        let by = self.namespace.by(admitted.peer.to_string());
+        let set = self.namespace.set_volume(VolumeId(message.id), message.expected, spec, by, admitted.deadline);
         Ok(Response::new(v1::VolumeSetResponse { volume: Some(set.await?.into_wire()) }))
     }
 
@@ -94,7 +100,7 @@ impl admin_server::Admin for Service {
         let declared: TopologyRecord =
             encode::from_bytes(&message.record, encode::RECORD_BYTES_MAX).map_err(rpc::invalid)?;
         let op = RootOp::SetTopology { expected: message.expected, spec: declared.spec };
-        match self.namespace.root_done(op, admitted.deadline).await? {
+        match self.namespace.audited(op, &admitted.peer, admitted.deadline).await? {
             RootOutcome::Topology(version) => Ok(Response::new(v1::TopologyApplyResponse { version })),
             other => Err(Error::Invalid(format!("the root group answered {other:?}")).into()),
         }
@@ -104,7 +110,11 @@ impl admin_server::Admin for Service {
         let admitted = self.guard.client(&request)?;
         let v1::NodeAddRequest { site, grpc, quic, witness } = request.into_inner();
         let site = wire::site(site, "site").map_err(rpc::invalid)?;
-        match self.namespace.root_done(RootOp::AddNode { site, grpc, quic, witness }, admitted.deadline).await? {
+        match self
+            .namespace
+            .audited(RootOp::AddNode { site, grpc, quic, witness }, &admitted.peer, admitted.deadline)
+            .await?
+        {
             RootOutcome::Node(id) => Ok(Response::new(v1::NodeAddResponse { id: id.0 })),
             other => Err(Error::Invalid(format!("the root group answered {other:?}")).into()),
         }
@@ -116,7 +126,9 @@ impl admin_server::Admin for Service {
     ) -> Result<Response<v1::NodeDrainResponse>, Status> {
         let admitted = self.guard.client(&request)?;
         let v1::NodeDrainRequest { id, draining } = request.into_inner();
-        self.namespace.root_done(RootOp::DrainNode { id: NodeId(id), draining }, admitted.deadline).await?;
+        self.namespace
+            .audited(RootOp::DrainNode { id: NodeId(id), draining }, &admitted.peer, admitted.deadline)
+            .await?;
         Ok(Response::new(v1::NodeDrainResponse {}))
     }
 
@@ -126,7 +138,7 @@ impl admin_server::Admin for Service {
     ) -> Result<Response<v1::NodeRemoveResponse>, Status> {
         let admitted = self.guard.client(&request)?;
         let id = NodeId(request.into_inner().id);
-        self.namespace.root_done(RootOp::RemoveNode { id }, admitted.deadline).await?;
+        self.namespace.audited(RootOp::RemoveNode { id }, &admitted.peer, admitted.deadline).await?;
         Ok(Response::new(v1::NodeRemoveResponse {}))
     }
 
@@ -170,6 +182,17 @@ impl admin_server::Admin for Service {
         let ask = ScrubAsk { ticket, now };
         let run = self.namespace.store_scrub(wire::node_or_none(node), ask, admitted.deadline).await?;
         Ok(Response::new(run.into_wire()))
+    }
+
+    async fn audit(&self, request: Request<v1::AuditRequest>) -> Result<Response<v1::AuditResponse>, Status> {
+        let admitted = self.guard.client(&request)?;
+        let v1::AuditRequest { before, limit } = request.into_inner();
+        let root = self.namespace.snapshot(VolumeId::ROOT, Consistency::Linearizable, admitted.deadline).await?;
+        let limit = usize::try_from(limit).unwrap_or(AUDIT_MAX).min(AUDIT_MAX);
+        let before = (before != 0).then_some(before);
+        let found = blocking(move || query::audit(&root.view, before, limit)).await.map_err(Error::Read)?;
+        let entry = |(number, record)| v1::AuditEntry { number, record: encode::to_bytes(&record) };
+        Ok(Response::new(v1::AuditResponse { entries: found.into_iter().map(entry).collect() }))
     }
 
     async fn sync_wait(&self, request: Request<v1::SyncWaitRequest>) -> Result<Response<v1::SyncWaitResponse>, Status> {

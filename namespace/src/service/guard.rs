@@ -31,6 +31,8 @@ pub(super) struct Guard {
 pub(super) struct Admitted {
     /// How long may be worked on it.
     pub(super) deadline: Duration,
+    /// Who asks, by its certificate.
+    pub(super) peer: PeerId,
     _place: OwnedSemaphorePermit,
 }
 
@@ -58,18 +60,18 @@ impl Guard {
     #[allow(clippy::result_large_err)] // a handler returns it as it is
     pub(super) fn client<T>(&self, request: &Request<T>) -> Result<Admitted, Status> {
         self.conversation(request.metadata())?;
-        grpc::peer(request)?;
+        let peer = grpc::peer(request)?.clone();
         let deadline = rpc::work_time(request.metadata()).ok_or_else(no_deadline)?;
-        Ok(Admitted { deadline, _place: place(&self.requests, "requests")? })
+        Ok(Admitted { deadline, peer, _place: place(&self.requests, "requests")? })
     }
 
     /// As [`Self::client`], for walks and waits: they last, so they have places of their own. A walk needs no deadline.
     #[allow(clippy::result_large_err)]
     pub(super) fn lasting<T>(&self, request: &Request<T>) -> Result<Admitted, Status> {
         self.conversation(request.metadata())?;
-        grpc::peer(request)?;
+        let peer = grpc::peer(request)?.clone();
         let deadline = rpc::work_time(request.metadata()).unwrap_or(rpc::DEADLINE_MAX);
-        Ok(Admitted { deadline, _place: place(&self.streams, "walks and waits")? })
+        Ok(Admitted { deadline, peer, _place: place(&self.streams, "walks and waits")? })
     }
 
     /// A call between nodes: only of a node, in its own name, with the disk that it registered.

@@ -155,6 +155,14 @@ pub struct NodeArgs {
     pub exit_with_parent: bool,
 }
 
+/// `audit`
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// At most so many records; 10,000 are kept.
+    #[arg(long, default_value_t = 50)]
+    pub limit: u32,
+}
+
 /// `config …`
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {

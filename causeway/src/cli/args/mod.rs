@@ -174,6 +174,8 @@ Examples:
     /// Advisory locks with leases and fencing tokens.
     #[command(subcommand)]
     Lock(LockCommand),
+    /// Shows what people changed about the cluster: topology, volumes, nodes, promotions, restores; the newest first.
+    Audit(AuditArgs),
     /// Shows sites, leaders, seqs, watermarks and stores.
     Status,
     /// Replication: wait for it.

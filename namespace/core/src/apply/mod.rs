@@ -16,6 +16,7 @@
 //! the net effect, so a directory that gains five hundred entries is written once.
 
 mod attributes;
+mod audit;
 mod cluster;
 mod locks;
 mod manage;
@@ -115,7 +116,7 @@ fn one(transaction: &mut Transaction<'_>, request: &Request, limits: Limits) -> 
         {
             Ok(Outcome::Invalid("the root group has no tree and no sessions".to_owned()))
         }
-        RequestBody::Root(_) if kind == GroupKind::Volume => {
+        RequestBody::Root(_) | RequestBody::Audited { .. } if kind == GroupKind::Volume => {
             Ok(Outcome::Invalid("an operation of the root group came to a volume".to_owned()))
         }
         RequestBody::OpenSession { client } => sessions::open(transaction, *client, request.at, limits),
@@ -132,6 +133,7 @@ fn one(transaction: &mut Transaction<'_>, request: &Request, limits: Limits) -> 
         }
         RequestBody::ExpireLocks => locks::expire(transaction, request.at),
         RequestBody::Root(op) => cluster::apply(transaction, op).map(Outcome::Root),
+        RequestBody::Audited { op, by } => audit::apply(transaction, op, by, request.at),
         RequestBody::RaiseEpoch { epoch } if *epoch > transaction.meta.epoch => {
             transaction.meta.epoch = *epoch;
             Ok(Outcome::EpochRaised)

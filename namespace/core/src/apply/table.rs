@@ -242,6 +242,13 @@ impl RawTable {
         Ok(found)
     }
 
+    /// Whether a record was changed since [`RawTable::begin`].
+    pub(super) fn has_changed(&self) -> bool {
+        let is_other =
+            |(key, before): &(Bytes, Option<Bytes>)| self.slots.get(key).is_some_and(|(_, now)| now != before);
+        self.undo.iter().any(is_other)
+    }
+
     /// Starts a request: what was changed so far stays.
     pub(super) fn begin(&mut self) {
         self.undo.clear();

@@ -49,7 +49,9 @@ impl Model {
                 Outcome::EpochRaised
             }
             RequestBody::RaiseEpoch { .. } | RequestBody::Root(_) => Outcome::Invalid(String::new()),
-            RequestBody::Once { .. } | RequestBody::ExpireLocks => panic!("the strategies make none"),
+            RequestBody::Once { .. } | RequestBody::ExpireLocks | RequestBody::Audited { .. } => {
+                panic!("the strategies make none")
+            }
             RequestBody::Mutate { session, number, acked_below, ops } => {
                 let each = ops.iter().map(Step::Op).collect();
                 self.once((session.0, *number, *acked_below), each, now)

@@ -3,12 +3,14 @@
 //! Paths are bytes, absolute within the volume; the rules of [`crate::path`] hold, and symlinks are not followed. The outer
 //! error is the store's, the inner one is POSIX's.
 
+mod audit;
 mod changes;
 mod cluster;
 mod manage;
 mod tree;
 mod walk;
 
+pub use self::audit::audit;
 pub use self::changes::{ChangeKind, TreeChange, tree_changes};
 pub use self::cluster::{cluster, nodes, realm_key, topology, volume, volume_by_mount, volume_by_name, volumes};
 pub use self::manage::{first_lock_end, locks, owners, quota, quotas, retention, snapshot, snapshots};

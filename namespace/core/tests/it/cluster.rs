@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use causeway_base::{ClientId, ClusterId, Epoch, NodeId, Seq, StoreId, Timestamp, VolumeId};
+use causeway_base::{ClientId, ClusterId, Epoch, NodeId, Seq, SiteName, StoreId, Timestamp, VolumeId};
+use causeway_namespace_core::audit::{self, AuditAction, By};
 use causeway_namespace_core::command::{Command, Outcome, Request, RequestBody};
 use causeway_namespace_core::memory::MemoryRecords;
 use causeway_namespace_core::query;
@@ -366,4 +367,69 @@ fn a_node_leaves_only_when_it_is_empty() {
     assert_eq!(root.op(RootOp::RemoveNode { id: NodeId(2) }), RootOutcome::Done);
     let renamed = VolumeSpec { mount: "/other".into(), ..moved };
     assert!(matches!(root.refused(RootOp::SetVolume { id, expected: 1, spec: renamed }), RootRefusal::Invalid(_)));
+}
+
+#[test]
+fn what_people_change_is_recorded_once_and_only_if_it_changed() {
+    let mut root = Root::new();
+    let by = |reason: &str| By { who: "client/ann".to_owned(), node: NodeId(1), reason: reason.to_owned() };
+    let ask = |root: &mut Root, op: RootOp| root.body(RequestBody::Audited { op, by: by("why") });
+    let create = RootOp::CreateVolume { spec: spec("a", "/a") };
+    assert_eq!(ask(&mut root, create.clone()), Outcome::Root(RootOutcome::Volume(VolumeId(1))));
+    // The answer was lost, and the request comes again: nothing changes, nothing is recorded.
+    assert_eq!(ask(&mut root, create), Outcome::Root(RootOutcome::Volume(VolumeId(1))));
+    assert_eq!(ask(&mut root, RootOp::RemoveNode { id: NodeId(9) }), Outcome::Root(RootOutcome::Done));
+    let drain = |draining| RootOp::DrainNode { id: NodeId(2), draining };
+    ask(&mut root, drain(true));
+    ask(&mut root, drain(true));
+    // What the cluster does by itself is not recorded.
+    root.op(drain(false));
+    assert!(matches!(
+        ask(&mut root, RootOp::RemoveNode { id: NodeId(1) }),
+        Outcome::Root(RootOutcome::Refused(RootRefusal::NotEmpty { .. }))
+    ));
+    let moved = VolumeSpec { home: "eastus".parse().unwrap(), ..spec("a", "/a") };
+    ask(&mut root, RootOp::SetVolume { id: VolumeId(1), expected: 0, spec: moved });
+
+    let found = query::audit(&root.records, None, 100).unwrap();
+    let actions: Vec<_> = found.iter().map(|(number, record)| (*number, record.action.clone())).collect();
+    let (zurich, eastus): (SiteName, SiteName) = ("zurich".parse().unwrap(), "eastus".parse().unwrap());
+    let set = AuditAction::VolumeSet {
+        id: VolumeId(1),
+        name: "a".to_owned(),
+        revision: 1,
+        home_before: zurich.clone(),
+        home: eastus,
+    };
+    let created = AuditAction::VolumeCreated { id: VolumeId(1), name: "a".to_owned(), home: zurich };
+    let drained = AuditAction::NodeDrained { id: NodeId(2), draining: true };
+    assert_eq!(actions, [(3, set), (2, drained), (1, created)]);
+    assert_eq!(found[2].1.by, by("why"));
+    assert_eq!(query::audit(&root.records, Some(3), 1).unwrap()[0].0, 2, "pages go on below");
+
+    let long = By { reason: "x".repeat(audit::REASON_BYTES_MAX + 1), ..by("") };
+    let refused = root.body(RequestBody::Audited { op: drain(true), by: long });
+    assert!(matches!(refused, Outcome::Invalid(_)), "{refused:?}");
+}
+
+#[test]
+fn the_audit_keeps_the_newest_records() {
+    let mut root = Root::new();
+    let requests = |from: u64, to: u64| -> Vec<Request> {
+        let op = |draining| RootOp::DrainNode { id: NodeId(2), draining };
+        let body = |number: u64| RequestBody::Audited { op: op(number % 2 == 1), by: By::default() };
+        (from..to).map(|number| Request { at: Timestamp(0), body: body(number) }).collect()
+    };
+    let mut number = 1;
+    while number < audit::RECORDS_MAX + 8 {
+        root.seq = root.seq.next().unwrap();
+        let command = Command { requests: requests(number, number + 500) };
+        root.records.apply(root.seq, &command).unwrap();
+        number += 500;
+    }
+    let found = query::audit(&root.records, None, usize::MAX).unwrap();
+    assert_eq!(found.len() as u64, audit::RECORDS_MAX);
+    assert_eq!((found[0].0, found[found.len() - 1].0), (number - 1, number - audit::RECORDS_MAX));
+    let stored = root.records.iter().filter(|(key, _)| key[0] == causeway_namespace_core::key::AUDIT).count();
+    assert_eq!(stored as u64, audit::RECORDS_MAX, "older ones are gone");
 }

@@ -1,0 +1,74 @@
+//! Operations of the root group that people asked for, recorded with what they did.
+
+use causeway_base::Timestamp;
+
+use super::cluster;
+use super::transaction::Transaction;
+use crate::audit::{AuditAction, AuditRange, AuditRecord, By, REASON_BYTES_MAX, RECORDS_MAX, WHO_BYTES_MAX};
+use crate::command::Outcome;
+use crate::key;
+use crate::records::ReadError;
+use crate::root::{RootOp, RootOutcome, VolumeRecord};
+
+/// Applies an operation, and records it if it changed something.
+pub(super) fn apply(
+    transaction: &mut Transaction<'_>,
+    op: &RootOp,
+    by: &By,
+    at: Timestamp,
+) -> Result<Outcome, ReadError> {
+    if by.who.len() > WHO_BYTES_MAX || by.reason.len() > REASON_BYTES_MAX {
+        let message = format!("the caller's name has at most {WHO_BYTES_MAX} bytes, the reason {REASON_BYTES_MAX}");
+        return Ok(Outcome::Invalid(message));
+    }
+    let before = match op {
+        RootOp::SetVolume { id, .. } => transaction.others.get::<VolumeRecord>(transaction.base, &key::volume(*id))?,
+        _ => None,
+    };
+    let outcome = cluster::apply(transaction, op)?;
+    if transaction.others.has_changed()
+        && let Some(action) = action(op, &outcome, before.as_ref())
+    {
+        record(transaction, &AuditRecord { at, seq: transaction.seq, by: by.clone(), action })?;
+    }
+    Ok(Outcome::Root(outcome))
+}
+
+fn action(op: &RootOp, outcome: &RootOutcome, before: Option<&VolumeRecord>) -> Option<AuditAction> {
+    Some(match (op, outcome) {
+        (RootOp::SetTopology { .. }, RootOutcome::Topology(version)) => AuditAction::TopologySet { version: *version },
+        (RootOp::CreateVolume { spec }, RootOutcome::Volume(id)) => {
+            AuditAction::VolumeCreated { id: *id, name: spec.name.clone(), home: spec.home.clone() }
+        }
+        (RootOp::SetVolume { spec, .. }, RootOutcome::Volume(id)) => {
+            let before = before?;
+            AuditAction::VolumeSet {
+                id: *id,
+                name: spec.name.clone(),
+                revision: before.revision + 1,
+                home_before: before.spec.home.clone(),
+                home: spec.home.clone(),
+            }
+        }
+        (RootOp::AddNode { site, .. }, RootOutcome::Node(id)) => AuditAction::NodeAdded { id: *id, site: site.clone() },
+        (RootOp::DrainNode { id, draining }, RootOutcome::Done) => {
+            AuditAction::NodeDrained { id: *id, draining: *draining }
+        }
+        (RootOp::RemoveNode { id }, RootOutcome::Done) => AuditAction::NodeRemoved { id: *id },
+        (RootOp::Reseed { cluster, .. }, RootOutcome::Done) => AuditAction::Restored { epoch: cluster.epoch },
+        _ => return None,
+    })
+}
+
+fn record(transaction: &mut Transaction<'_>, record: &AuditRecord) -> Result<(), ReadError> {
+    let base = transaction.base;
+    let others = &mut transaction.others;
+    let mut range: AuditRange = others.get(base, &key::audit_range())?.unwrap_or_default();
+    if range.next - range.first >= RECORDS_MAX {
+        others.set::<AuditRecord>(base, key::audit(range.first), None)?;
+        range.first += 1;
+    }
+    others.set(base, key::audit(range.next), Some(record))?;
+    range.next += 1;
+    others.set(base, key::audit_range(), Some(&range))
+}
