@@ -22,6 +22,7 @@ mod switch;
 use bytes::Bytes;
 
 pub use align::{BaseRange, Piece, RANGE_PIECES_MAX, RANGES_MAX, align, align_between};
+pub(crate) use record::READS_MAX;
 pub use record::{BASES_MAX, BaseRef, DeltaRecord, Resolver};
 pub use switch::{DeltaSwitch, Step};
 

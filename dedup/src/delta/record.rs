@@ -14,7 +14,7 @@ const HEADER_BYTES: usize = 8;
 pub const BASES_MAX: usize = 4;
 /// Most chunks that are read to decode one: a chain of single bases reads three, a base of several chunks each of which is a
 /// delta itself more. Beyond, the record is refused.
-const READS_MAX: usize = 32;
+pub(crate) const READS_MAX: usize = 32;
 
 /// The base of a delta at rest: whole chunks, joined in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]

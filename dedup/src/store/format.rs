@@ -4,10 +4,12 @@ use causeway_base::ChunkId;
 
 use super::Damage;
 use super::block::{BLOCK_PAYLOAD_MAX, BLOCK_PLAIN_BYTES_MAX};
+use crate::delta::{BASES_MAX, DEPTH_MAX};
 use crate::{CHUNK_BYTES_MAX, Codec};
 
-/// Version written and the only one read.
-const VERSION: u16 = 1;
+/// Version written. The first one, without deltas, is read too and not written to any more.
+pub(super) const VERSION: u16 = 2;
+const VERSIONS: std::ops::RangeInclusive<u16> = 1..=VERSION;
 
 /// Bytes of the header of a pack.
 pub(super) const PACK_HEADER_BYTES: usize = 64;
@@ -18,7 +20,7 @@ pub(super) const RECORD_HEADER_BYTES: usize = 60;
 /// First bytes of each record: what the search behind a bad one looks for.
 pub(super) const RECORD_MARKER: [u8; 4] = *b"CWrc";
 
-/// Bytes of an entry of the footer.
+/// Bytes of an entry of the footer; a delta has one more for each chunk of its base.
 pub(super) const FOOTER_ENTRY_BYTES: usize = 48;
 
 /// Bytes of the trailer of a sealed pack.
@@ -39,13 +41,15 @@ pub(super) struct PackHeader {
     pub(super) pack: u32,
     /// Goes into each record's checksum, so that a stored copy of a pack is not taken for records of this one.
     pub(super) salt: u64,
+    /// What may be in it: no deltas before version 2.
+    pub(super) version: u16,
 }
 
 impl PackHeader {
     pub(super) fn encode(self) -> [u8; PACK_HEADER_BYTES] {
         let mut out = [0; PACK_HEADER_BYTES];
         out[..8].copy_from_slice(&PACK_MAGIC);
-        out[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        out[8..10].copy_from_slice(&self.version.to_le_bytes());
         out[12..16].copy_from_slice(&self.pack.to_le_bytes());
         out[16..24].copy_from_slice(&self.salt.to_le_bytes());
         let sum = crc32c::crc32c(&out[..60]);
@@ -61,10 +65,10 @@ impl PackHeader {
             return Err(Damage::HeaderChecksum);
         }
         let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-        if version != VERSION {
+        if !VERSIONS.contains(&version) {
             return Err(Damage::Version(version));
         }
-        Ok(Self { pack: word(bytes, 12), salt: long(bytes, 16) })
+        Ok(Self { pack: word(bytes, 12), salt: long(bytes, 16), version })
     }
 }
 
@@ -75,6 +79,8 @@ pub(super) enum Kind {
     Chunk,
     /// Several chunks, compressed together.
     Block,
+    /// One chunk as its difference from others.
+    Delta,
     /// The list of the pack's records; the last record of a sealed pack.
     Footer,
 }
@@ -84,6 +90,7 @@ impl Kind {
         match self {
             Self::Chunk => 1,
             Self::Block => 2,
+            Self::Delta => 3,
             Self::Footer => 15,
         }
     }
@@ -131,10 +138,14 @@ impl RecordHeader {
         let kind = match bytes[4] {
             1 => Kind::Chunk,
             2 => Kind::Block,
+            3 => Kind::Delta,
             15 => Kind::Footer,
             other => return Err(Damage::Kind(other)),
         };
         let codec = Codec::from_byte(bytes[5]).map_err(|_| Damage::Kind(bytes[5]))?;
+        if codec.is_delta() != (kind == Kind::Delta) {
+            return Err(Damage::Kind(bytes[5]));
+        }
         let mut id = ChunkId([0; 32]);
         id.0.copy_from_slice(&bytes[20..52]);
         let header = Self {
@@ -147,7 +158,7 @@ impl RecordHeader {
             payload_crc: word(bytes, 52),
         };
         let good = match kind {
-            Kind::Chunk => {
+            Kind::Chunk | Kind::Delta => {
                 let lens = 1..=CHUNK_BYTES_MAX;
                 lens.contains(&header.payload_len) && lens.contains(&header.raw_len)
             }
@@ -167,7 +178,7 @@ impl RecordHeader {
 }
 
 /// A chunk as the footer lists it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FooterEntry {
     pub(super) id: ChunkId,
     /// Of the first byte of the record that holds it.
@@ -179,6 +190,10 @@ pub(super) struct FooterEntry {
     pub(super) codec: Codec,
     /// Its number in a block; `None` for a record of its own.
     pub(super) member: Option<u8>,
+    /// Links of the chain that ends with this delta; 0 for a chunk that stands alone.
+    pub(super) depth: u8,
+    /// What a delta is the difference from; empty for a chunk that stands alone.
+    pub(super) bases: Vec<ChunkId>,
 }
 
 impl FooterEntry {
@@ -190,6 +205,11 @@ impl FooterEntry {
     /// Whether it is the first of its record, which is counted with it.
     pub(super) const fn is_first(&self) -> bool {
         matches!(self.member, None | Some(0))
+    }
+
+    /// A delta of which no base was named.
+    const fn lacks_base(&self) -> bool {
+        self.depth > 0 && self.bases.is_empty()
     }
 
     /// Whether it is the chunk behind `before` in the same block.
@@ -210,55 +230,70 @@ pub(super) fn encode_footer(entries: &[FooterEntry]) -> Vec<u8> {
         out.extend_from_slice(&entry.payload_len.to_le_bytes());
         out.extend_from_slice(&entry.raw_len.to_le_bytes());
         let (kind, number) = match entry.member {
-            None => (Kind::Chunk, 0),
             Some(number) => (Kind::Block, number),
+            None if entry.depth > 0 => (Kind::Delta, entry.depth),
+            None => (Kind::Chunk, 0),
         };
         out.extend_from_slice(&[kind.to_byte(), entry.codec.to_byte(), number, 0]);
+        for base in &entry.bases {
+            out.extend_from_slice(base.as_bytes());
+            out.extend_from_slice(&[0; 12]);
+            out.extend_from_slice(&[BASE_KIND, 0, 0, 0]);
+        }
     }
     out
 }
 
-/// Reads a footer's payload, whose checksum held: records must lie in order, apart, and before the footer, and the chunks
-/// of a block in their order.
+/// Entries of the footer for so many chunks.
+pub(super) fn footer_len(entries: &[FooterEntry]) -> usize {
+    entries.iter().map(|entry| 1 + entry.bases.len()).sum()
+}
+
+/// In the place of a kind: the entry names a chunk of the base of the delta before it.
+const BASE_KIND: u8 = 4;
+
+/// Reads a footer's payload, whose checksum held: records must lie in order, apart, and before the footer, the chunks of a
+/// block in their order, and the bases of a delta behind it.
 pub(super) fn decode_footer(payload: &[u8], footer_offset: u32) -> Result<Vec<FooterEntry>, Damage> {
     if !payload.len().is_multiple_of(FOOTER_ENTRY_BYTES) {
         return Err(Damage::Length);
     }
     let mut end = PACK_HEADER_BYTES as u64;
-    let mut before: Option<FooterEntry> = None;
-    payload
-        .chunks_exact(FOOTER_ENTRY_BYTES)
-        .map(|bytes| {
-            let mut id = ChunkId([0; 32]);
-            id.0.copy_from_slice(&bytes[..32]);
-            let codec = Codec::from_byte(bytes[45]).map_err(|_| Damage::Kind(bytes[45]))?;
-            let entry = FooterEntry {
-                id,
-                offset: word(bytes, 32),
-                payload_len: word(bytes, 36),
-                raw_len: word(bytes, 40),
-                codec,
-                member: match bytes[44] {
-                    1 => None,
-                    2 => Some(bytes[46]),
-                    other => return Err(Damage::Kind(other)),
-                },
-            };
-            let placed = if entry.is_first() {
-                u64::from(entry.offset) >= end && entry.end() <= u64::from(footer_offset)
-            } else {
-                before.is_some_and(|before| entry.goes_on(&before))
-            };
-            let payload_max = if entry.member.is_some() { BLOCK_PAYLOAD_MAX } else { CHUNK_BYTES_MAX };
-            let lens = (1..=payload_max).contains(&entry.payload_len) && (1..=CHUNK_BYTES_MAX).contains(&entry.raw_len);
-            if !placed || !lens {
-                return Err(Damage::Length);
-            }
-            end = entry.end();
-            before = Some(entry);
-            Ok(entry)
-        })
-        .collect()
+    let mut entries: Vec<FooterEntry> = Vec::with_capacity(payload.len() / FOOTER_ENTRY_BYTES);
+    for bytes in payload.chunks_exact(FOOTER_ENTRY_BYTES) {
+        let mut id = ChunkId([0; 32]);
+        id.0.copy_from_slice(&bytes[..32]);
+        if bytes[44] == BASE_KIND {
+            let delta = entries.last_mut().filter(|entry| entry.depth > 0 && entry.bases.len() < BASES_MAX);
+            delta.ok_or(Damage::Length)?.bases.push(id);
+            continue;
+        }
+        if entries.last().is_some_and(FooterEntry::lacks_base) {
+            return Err(Damage::Length);
+        }
+        let codec = Codec::from_byte(bytes[45]).map_err(|_| Damage::Kind(bytes[45]))?;
+        let (member, depth) = match bytes[44] {
+            1 => (None, 0),
+            2 => (Some(bytes[46]), 0),
+            3 if (1..=DEPTH_MAX).contains(&bytes[46]) => (None, bytes[46]),
+            other => return Err(Damage::Kind(other)),
+        };
+        let (offset, payload_len, raw_len) = (word(bytes, 32), word(bytes, 36), word(bytes, 40));
+        let entry = FooterEntry { id, offset, payload_len, raw_len, codec, member, depth, bases: Vec::new() };
+        let placed = if entry.is_first() {
+            u64::from(entry.offset) >= end && entry.end() <= u64::from(footer_offset)
+        } else {
+            entries.last().is_some_and(|before| entry.goes_on(before))
+        };
+        let payload_max = if entry.member.is_some() { BLOCK_PAYLOAD_MAX } else { CHUNK_BYTES_MAX };
+        let lens = (1..=payload_max).contains(&entry.payload_len) && (1..=CHUNK_BYTES_MAX).contains(&entry.raw_len);
+        if !placed || !lens || codec.is_delta() != (depth > 0) {
+            return Err(Damage::Length);
+        }
+        end = entry.end();
+        entries.push(entry);
+    }
+    if entries.last().is_some_and(FooterEntry::lacks_base) { Err(Damage::Length) } else { Ok(entries) }
 }
 
 /// The last bytes of a sealed pack: where its footer is.
@@ -287,7 +322,7 @@ impl Trailer {
     pub(super) fn decode(bytes: &[u8; TRAILER_BYTES]) -> Option<Self> {
         let good = bytes[..8] == TRAILER_MAGIC
             && crc32c::crc32c(&bytes[..36]) == word(bytes, 36)
-            && bytes[8..10] == VERSION.to_le_bytes();
+            && VERSIONS.contains(&u16::from_le_bytes([bytes[8], bytes[9]]));
         good.then(|| Self {
             pack: word(bytes, 12),
             footer_offset: word(bytes, 16),
@@ -304,16 +339,17 @@ mod tests {
     use super::*;
 
     fn header() -> impl Strategy<Value = RecordHeader> {
-        (any::<[u8; 32]>(), 1..=CHUNK_BYTES_MAX, 1..=CHUNK_BYTES_MAX, any::<u32>(), any::<u32>(), any::<bool>())
-            .prop_map(|(id, payload_len, raw_len, synced_to, payload_crc, raw)| RecordHeader {
-                kind: Kind::Chunk,
-                codec: if raw { Codec::Raw } else { Codec::Zstd },
+        (any::<[u8; 32]>(), 1..=CHUNK_BYTES_MAX, 1..=CHUNK_BYTES_MAX, any::<u32>(), any::<u32>(), 0..4_u8).prop_map(
+            |(id, payload_len, raw_len, synced_to, payload_crc, codec)| RecordHeader {
+                kind: if codec < 2 { Kind::Chunk } else { Kind::Delta },
+                codec: Codec::from_byte(codec).unwrap(),
                 payload_len,
                 raw_len,
                 synced_to,
                 id: ChunkId(id),
                 payload_crc,
-            })
+            },
+        )
     }
 
     proptest! {
@@ -328,7 +364,7 @@ mod tests {
 
         #[test]
         fn pack_headers_and_trailers_survive(pack in any::<u32>(), salt in any::<u64>(), footer_offset in any::<u32>(), entries in any::<u32>(), at in 0..TRAILER_BYTES, bit in 0_u32..8) {
-            let header = PackHeader { pack, salt };
+            let header = PackHeader { pack, salt, version: VERSION };
             let mut bytes = header.encode();
             prop_assert_eq!(PackHeader::decode(&bytes).unwrap(), header);
             bytes[at] ^= 1_u8 << bit;
@@ -345,13 +381,19 @@ mod tests {
             let mut offset = PACK_HEADER_BYTES as u32;
             let mut entries = Vec::new();
             for header in headers {
-                entries.push(FooterEntry { id: header.id, offset, payload_len: header.payload_len, raw_len: header.raw_len, codec: header.codec, member: None });
+                let depth = if header.codec.is_delta() { 1 + header.id.0[0] % DEPTH_MAX } else { 0 };
+                let bases = if depth > 0 { vec![ChunkId([7; 32]); 1 + usize::from(header.id.0[1]) % BASES_MAX] } else { Vec::new() };
+                entries.push(FooterEntry { id: header.id, offset, payload_len: header.payload_len, raw_len: header.raw_len, codec: header.codec, member: None, depth, bases });
                 offset += header.record_len() as u32;
             }
             let payload = encode_footer(&entries);
             prop_assert_eq!(decode_footer(&payload, offset).unwrap(), entries.clone());
             if !entries.is_empty() {
                 prop_assert!(decode_footer(&payload, offset - 1).is_err());
+                let lacks = FooterEntry { depth: 1, codec: Codec::Planes, bases: Vec::new(), ..entries[0].clone() };
+                prop_assert!(decode_footer(&encode_footer(&[lacks]), offset).is_err(), "a delta without a base");
+                let many = FooterEntry { depth: 1, codec: Codec::Planes, bases: vec![ChunkId([1; 32]); BASES_MAX + 1], ..entries[0].clone() };
+                prop_assert!(decode_footer(&encode_footer(&[many]), offset).is_err(), "too many");
             }
             if !noise.is_empty() {
                 prop_assert!(decode_footer(&noise, u32::MAX).is_err());

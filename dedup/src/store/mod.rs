@@ -20,8 +20,10 @@ mod files;
 mod format;
 pub mod gc;
 mod index;
+mod like;
 mod options;
 mod pack;
+mod presence;
 mod read;
 mod recover;
 mod scrub;
@@ -40,6 +42,7 @@ use causeway_storage::kv::Kv;
 
 pub use error::{Damage, StoreError};
 pub use index::INDEX_SPACES;
+pub use like::{LikelyBase, PutHints};
 pub use options::{
     DamagedRange, PutOutcome, RebuildReason, RecoveryReport, StoreOptions, StoreState, StoreStats, TailCut,
 };
@@ -47,10 +50,11 @@ pub use options::{
 pub use scrub::{ScrubPosition, Scrubbed};
 
 use files::PackFiles;
-use index::{Index, Location, Lookup};
+use index::{Entry, Index, Location};
 use shape::{Item, shape};
 use writer::{AppendError, Writer};
 
+use crate::sketch::SimilarityIndex;
 use crate::{CHUNK_BYTES_MAX, ChunkError, EncodedChunk};
 
 /// The chunks of a node. All calls block and may come from many threads.
@@ -64,7 +68,13 @@ pub struct ChunkStore {
     sync: Mutex<sync::SyncState>,
     synced: Condvar,
     /// Chunks that were appended and are not in the index yet.
-    pending: RwLock<HashMap<ChunkId, Location>>,
+    pending: RwLock<HashMap<ChunkId, Entry>>,
+    /// What deltas stand on that are not in the index yet.
+    pins: presence::Pins,
+    /// From sketches to chunks.
+    similar: SimilarityIndex,
+    /// Bytes that deltas saved since the store was opened.
+    saved: AtomicU64,
     /// Counts moves from `pending` to the index.
     published: AtomicU64,
     /// Chunks found corrupt, and where.
@@ -113,6 +123,7 @@ impl ChunkStore {
         let (writer, report) = recover::open(&files, &index, &options)?;
         let corrupt = index.corrupt()?.into_iter().collect();
         let gc = gc::Gc::open(files.disk(), files.dir());
+        let similar = index.similarity();
         let store = Self {
             options,
             files,
@@ -122,6 +133,9 @@ impl ChunkStore {
             sync: Mutex::default(),
             synced: Condvar::new(),
             pending: RwLock::default(),
+            pins: presence::Pins::default(),
+            similar,
+            saved: AtomicU64::new(0),
             published: AtomicU64::new(0),
             corrupt: Mutex::new(corrupt),
             blocks: Mutex::default(),
@@ -156,6 +170,20 @@ impl ChunkStore {
     /// [`StoreError::Full`], [`StoreError::ReadOnly`], [`StoreError::Io`], [`StoreError::Index`], [`StoreError::Chunk`] for
     /// lengths out of bounds and for deltas. Chunks before the failing one may have been stored, which harms nothing.
     pub fn put_many(&self, chunks: &[EncodedChunk]) -> Result<Vec<PutOutcome>, StoreError> {
+        self.put_with(chunks, None)
+    }
+
+    /// As [`ChunkStore::put_many`], with what the caller knows of the chunks. One that resembles another, or what was in its
+    /// place before, is kept as its difference from that, if the difference costs at most three quarters of what the chunk would
+    /// take otherwise, its part of a block included. ([`StoreOptions::deltas`] turns that off.)
+    ///
+    /// # Errors
+    /// As [`ChunkStore::put_many`].
+    pub fn put_with(
+        &self,
+        chunks: &[EncodedChunk],
+        hints: Option<&PutHints<'_>>,
+    ) -> Result<Vec<PutOutcome>, StoreError> {
         for chunk in chunks {
             if chunk.codec.is_delta() {
                 return Err(ChunkError::Codec(chunk.codec.to_byte()).into()); // nobody has said against which base
@@ -181,13 +209,19 @@ impl ChunkStore {
             if unknown.is_empty() {
                 return Ok(vec![PutOutcome::Known; chunks.len()]);
             }
+            let choices = self.choose(&unknown, hints)?;
             let (unsynced, mut new) = loop {
-                match self.append(shape(&unknown, &self.options)?, seen)? {
-                    Appended::Done { unsynced, new } => break (unsynced, new),
+                let shaped = shape(&unknown, &choices.deltas, &self.options)?;
+                match self.append(shaped.items, seen)? {
+                    Appended::Done { unsynced, new } => {
+                        self.saved.fetch_add(shaped.saved, Ordering::Relaxed);
+                        break (unsynced, new);
+                    }
                     // Compressing took a while: a block holds what somebody else has stored meanwhile. Fewer are left.
                     Appended::Stale { fresh } => unknown.retain(|chunk| fresh.contains(&chunk.id)),
                 }
             };
+            self.similar.insert_all(choices.sketches.iter().filter(|(id, _)| new.contains(id)).copied())?;
             // The first of equal chunks is the new one.
             let outcome =
                 |chunk: &EncodedChunk| if new.remove(&chunk.id) { PutOutcome::New } else { PutOutcome::Known };
@@ -216,9 +250,7 @@ impl ChunkStore {
         if items.iter().any(|item| fresh_in(item) < item.members.len()) {
             return Ok(Appended::Stale { fresh });
         }
-        let result = writer.append(&self.files, &self.options, &items, |id, location| {
-            self.pending.write().unwrap_or_else(PoisonError::into_inner).insert(id, location);
-        });
+        let result = writer.append(&self.files, &self.options, &items, |entry| self.pend(entry));
         match result {
             Ok(()) => self.full.store(false, Ordering::Relaxed),
             Err(AppendError::Full { free }) => {
@@ -270,7 +302,7 @@ impl ChunkStore {
         let mut found = Vec::new();
         for id in ids {
             // The index names nothing that is not synced.
-            if !matches!(self.index.lookup(id)?, Lookup::At(_)) {
+            if self.readable(id, false)?.is_none() {
                 found.push(*id);
             }
         }
@@ -285,23 +317,15 @@ impl ChunkStore {
         Ok(self.not_durable(ids)?.is_empty())
     }
 
-    fn is_pending(&self, id: &ChunkId) -> bool {
-        self.pending.read().unwrap_or_else(PoisonError::into_inner).contains_key(id)
-    }
-
-    /// Where a chunk is. `pending` is looked at first: an entry leaves it only after it is in the index.
-    fn locate(&self, id: &ChunkId) -> Result<Option<Location>, StoreError> {
-        if let Some(location) = self.pending.read().unwrap_or_else(PoisonError::into_inner).get(id) {
-            return Ok(Some(*location));
-        }
-        Ok(match self.index.lookup(id)? {
-            Lookup::At(location) => Some(location),
-            Lookup::Absent | Lookup::Undecodable => None, // `get` has the index built anew
-        })
+    /// It was appended: it can be read from now on, and its bases stay until the index names them.
+    fn pend(&self, entry: &Entry) {
+        self.pins.pin(&entry.bases);
+        self.pending.write().unwrap_or_else(PoisonError::into_inner).insert(entry.id, entry.clone());
     }
 
     /// The ids of all chunks: first what is not durable yet, then the rest in order of the ids. Not a snapshot: what is put
-    /// or lost while this runs may or may not come, and a chunk may come twice.
+    /// or lost while this runs may or may not come, and a chunk may come twice. Deltas come though a chunk that they stand on be
+    /// corrupt.
     pub fn iter_ids(&self) -> impl Iterator<Item = Result<ChunkId, StoreError>> + '_ {
         let mut pending: Vec<ChunkId> =
             self.pending.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
@@ -349,6 +373,10 @@ impl ChunkStore {
             chunks: metas.clone().map(|meta| u64::from(meta.chunks)).sum(),
             stored_bytes: metas.clone().map(|meta| meta.stored_bytes).sum(),
             raw_bytes: metas.clone().map(|meta| meta.raw_bytes).sum(),
+            delta_chunks: metas.clone().map(|meta| u64::from(meta.deltas.chunks)).sum(),
+            delta_stored_bytes: metas.clone().map(|meta| meta.deltas.stored_bytes).sum(),
+            delta_raw_bytes: metas.clone().map(|meta| meta.deltas.raw_bytes).sum(),
+            delta_saved_bytes: self.saved.load(Ordering::Relaxed),
             packs: writer.metas.len() as u64,
             damaged_packs: metas.filter(|meta| meta.state == index::PackState::Damaged).count() as u64,
             corrupt_chunks: lock(&self.corrupt).len() as u64,
@@ -356,12 +384,6 @@ impl ChunkStore {
             index_bytes: self.index.disk_bytes(),
             state,
         }
-    }
-
-    /// The chunks that were found corrupt and were not put again since.
-    #[must_use]
-    pub fn corrupt_ids(&self) -> Vec<ChunkId> {
-        lock(&self.corrupt).keys().copied().collect()
     }
 
     /// Builds the index anew from the packs alone: the footers of sealed ones, all records of others. Other calls wait.

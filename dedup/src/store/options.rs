@@ -26,6 +26,9 @@ pub struct StoreOptions {
     pub level: i32,
     /// Decoded blocks are kept in memory up to so many bytes, for who reads on.
     pub block_cache_bytes: usize,
+    /// Whether a chunk may rest as its difference from another: one that the caller of a put names, or that has a like sketch.
+    /// Without it, deltas that are there are still read.
+    pub deltas: bool,
     /// Whether the index's engine keeps its promises over a crash. If not (sled), the index is built anew from the packs
     /// unless the last run closed the store.
     pub trust_index_after_crash: bool,
@@ -42,6 +45,7 @@ impl Default for StoreOptions {
             block_bytes: 512 << 10,
             level: LEVEL_DEFAULT,
             block_cache_bytes: 16 << 20,
+            deltas: true,
             trust_index_after_crash: true,
         }
     }
@@ -85,6 +89,14 @@ pub struct StoreStats {
     pub stored_bytes: u64,
     /// Plain bytes of the chunks.
     pub raw_bytes: u64,
+    /// Of the chunks, those that rest as deltas.
+    pub delta_chunks: u64,
+    /// Bytes of their records.
+    pub delta_stored_bytes: u64,
+    /// Plain bytes of them.
+    pub delta_raw_bytes: u64,
+    /// Bytes by which deltas were smaller than what they replaced, since the store was opened.
+    pub delta_saved_bytes: u64,
     /// Pack files.
     pub packs: u64,
     /// Packs that have bad bytes before good ones.

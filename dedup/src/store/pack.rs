@@ -13,6 +13,7 @@ use super::format::{
     FooterEntry, Kind, PACK_HEADER_BYTES, PackHeader, RECORD_HEADER_BYTES, RECORD_MARKER, RecordHeader, TRAILER_BYTES,
     Trailer, decode_footer,
 };
+use crate::delta::{BASES_MAX, BaseRef, DeltaRecord};
 
 /// Reading failed, or what was read is wrong.
 #[derive(Debug)]
@@ -43,12 +44,13 @@ pub(super) fn read_pack_header(file: &dyn DiskFile) -> Result<PackHeader, ReadEr
     Ok(PackHeader::decode(&array::<PACK_HEADER_BYTES>(file, 0)?)?)
 }
 
-/// Checks a chunk's or a block's record in memory; gives its payload without copying. `id` is that of a chunk that is alone.
+/// Checks a chunk's or a block's record in memory; gives its payload without copying. `id` is that of a chunk that has a
+/// record of its own.
 pub(super) fn open_record(record: &Bytes, salt: u64, id: Option<&ChunkId>) -> Result<(RecordHeader, Bytes), Damage> {
     let header = record.first_chunk::<RECORD_HEADER_BYTES>().ok_or(Damage::CutOff)?;
     let header = RecordHeader::decode(header, salt)?;
     let right = match id {
-        Some(id) => header.kind == Kind::Chunk && header.id == *id,
+        Some(id) => matches!(header.kind, Kind::Chunk | Kind::Delta) && header.id == *id,
         None => header.kind == Kind::Block,
     };
     if !right {
@@ -73,7 +75,8 @@ fn read_record(file: &dyn DiskFile, offset: u64, len: u64, salt: u64, check: boo
     if offset + header.record_len() > len {
         return Err(Damage::CutOff.into());
     }
-    if check {
+    // What a delta stands on is told by its payload, so that is always checked.
+    if check || header.kind == Kind::Delta {
         let mut payload = vec![0; header.payload_len as usize];
         file.read_exact_at(&mut payload, offset + RECORD_HEADER_BYTES as u64)?;
         if crc32c::crc32c(&payload) != header.payload_crc {
@@ -92,10 +95,20 @@ fn entries_of(file: &dyn DiskFile, offset: u64, header: &RecordHeader) -> Result
         raw_len,
         codec: header.codec,
         member,
+        depth: 0,
+        bases: Vec::new(),
     };
     match header.kind {
         Kind::Footer => Ok(Vec::new()),
         Kind::Chunk => Ok(vec![entry(header.id, header.raw_len, None)]),
+        Kind::Delta => {
+            let head = BaseRef::cost(BASES_MAX).min(header.payload_len as usize);
+            let mut payload = vec![0; head];
+            file.read_exact_at(&mut payload, offset + RECORD_HEADER_BYTES as u64)?;
+            let record = DeltaRecord::from_payload(&payload.into()).map_err(|_| Damage::Undecodable)?;
+            let alone = entry(header.id, header.raw_len, None);
+            Ok(vec![FooterEntry { depth: record.depth, bases: record.base.chunks, ..alone }])
+        }
         Kind::Block => {
             let mut directory = vec![0; directory_len(header).ok_or(Damage::Length)?];
             file.read_exact_at(&mut directory, offset + RECORD_HEADER_BYTES as u64)?;

@@ -11,7 +11,8 @@ use super::format::PACK_HEADER_BYTES;
 use super::index::{Location, Lookup};
 use super::pack::{ReadError, open_record, read_footer, read_trailer};
 use super::{ChunkStore, Damage, RebuildReason, StoreError, lock};
-use crate::EncodedChunk;
+use crate::delta::Resolver;
+use crate::{ChunkError, Codec, EncodedChunk};
 
 /// Neighbouring records are read at once, up to so many bytes.
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -31,7 +32,7 @@ impl<E: Into<StoreError>> From<E> for Trouble {
 
 impl ChunkStore {
     /// The chunk, the checksum of its record checked; `None` if it is not here. One that has a record of its own comes as it
-    /// is stored, one out of a block comes plain. The caller decodes it, which verifies the bytes against the id.
+    /// is stored, one out of a block or one that rests as a delta comes plain. The caller decodes it, which verifies the bytes against the id.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`]: from then on the chunk is missing. [`StoreError::Io`], [`StoreError::Index`].
@@ -66,16 +67,7 @@ impl ChunkStore {
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         let mut wanted = Vec::with_capacity(ids.len());
         for (position, id) in ids.iter().enumerate() {
-            let pending = self.pending.read().unwrap_or_else(PoisonError::into_inner).get(id).copied();
-            let location = match pending {
-                Some(location) => Some(location),
-                None => match self.index.lookup(id)? {
-                    Lookup::At(location) => Some(location),
-                    Lookup::Absent => None,
-                    Lookup::Undecodable => return Err(Trouble::IndexWrong),
-                },
-            };
-            wanted.extend(location.map(|location| (location, position)));
+            wanted.extend(self.place(id)?.map(|location| (location, position)));
         }
         wanted.sort_unstable_by_key(|(location, position)| (location.pack, location.offset, *position));
 
@@ -98,7 +90,76 @@ impl ChunkStore {
             }
             rest = &rest[run..];
         }
+        for slot in &mut found {
+            if let Some(delta) = slot.take_if(|chunk| chunk.codec.is_delta()) {
+                *slot = self.resolve(delta)?;
+            }
+        }
         Ok(found)
+    }
+
+    /// Where a chunk's record is, whatever it stands on.
+    fn place(&self, id: &ChunkId) -> Result<Option<Location>, Trouble> {
+        let pending = self.pending.read().unwrap_or_else(PoisonError::into_inner).get(id).map(|entry| entry.location);
+        match pending {
+            Some(location) => Ok(Some(location)),
+            None => match self.index.lookup(id)? {
+                Lookup::At(location) => Ok(Some(location)),
+                Lookup::Absent => Ok(None),
+                Lookup::Undecodable => Err(Trouble::IndexWrong),
+            },
+        }
+    }
+
+    /// A chunk as it is stored, a delta with its bases named.
+    fn stored(&self, id: &ChunkId) -> Result<Option<EncodedChunk>, Trouble> {
+        self.place(id)?.map(|location| self.read_chunk(id, location, None)).transpose()
+    }
+
+    /// As [`ChunkStore::stored`], for a caller that holds the gate.
+    pub(super) fn stored_gated(&self, id: &ChunkId) -> Result<Option<EncodedChunk>, StoreError> {
+        match self.stored(id) {
+            Ok(found) => Ok(found),
+            Err(Trouble::Error(error)) => Err(error),
+            Err(Trouble::IndexWrong) => Ok(None), // whoever reads it has the index built anew
+        }
+    }
+
+    /// The plain bytes of a chunk that may be a base, unverified; `None` if it cannot be read. The caller holds the gate.
+    pub(super) fn plain_gated(&self, id: &ChunkId) -> Result<Option<Bytes>, StoreError> {
+        let resolved = match self.stored(id) {
+            Ok(Some(chunk)) if chunk.codec.is_delta() => self.resolve(chunk),
+            found => found,
+        };
+        match resolved {
+            Ok(Some(chunk)) => Ok(chunk.decode_unverified().ok()),
+            Ok(None) | Err(Trouble::IndexWrong | Trouble::Error(StoreError::Corrupt { .. })) => Ok(None),
+            Err(Trouble::Error(error)) => Err(error),
+        }
+    }
+
+    /// A delta as the plain chunk that it stands for: no reader is asked to have its base. `None` if a base is not here, which
+    /// makes it a missing chunk.
+    fn resolve(&self, delta: EncodedChunk) -> Result<Option<EncodedChunk>, Trouble> {
+        let (id, raw_len) = (delta.id, delta.raw_len);
+        let error = match Resolver::new(|id: &ChunkId| self.stored(id)).plain(&delta) {
+            Ok(plain) => return Ok(Some(EncodedChunk { id, raw_len, codec: Codec::Raw, payload: plain })),
+            Err(Trouble::Error(StoreError::Chunk(error))) => error,
+            Err(other) => return Err(other),
+        };
+        let bad = match error {
+            ChunkError::Base { .. } => return Ok(None),
+            ChunkError::Payload { id, .. } | ChunkError::Length { id, .. } => id,
+            ChunkError::Codec(_) | ChunkError::Id { .. } => id,
+        };
+        // Longer than a chain may be: it is missing, though each part of it may do for others.
+        if self.locate(&id)?.is_none() {
+            return Ok(None);
+        }
+        let Some(location) = self.place(&bad)? else { return Ok(None) };
+        let damage = Damage::Undecodable;
+        self.quarantine(&bad, location, damage);
+        Err(StoreError::Corrupt { id: bad, pack: location.pack, offset: location.offset, damage }.into())
     }
 
     fn read_bytes(&self, location: Location, len: usize) -> Result<Bytes, ReadError> {
@@ -196,7 +257,7 @@ impl ChunkStore {
         tracing::error!(%id, pack = location.pack, offset = location.offset, %damage, "corrupt chunk");
         lock(&self.corrupt).insert(*id, location);
         let mut pending = self.pending.write().unwrap_or_else(PoisonError::into_inner);
-        if pending.get(id) == Some(&location) {
+        if pending.get(id).is_some_and(|entry| entry.location == location) {
             pending.remove(id);
         }
         drop(pending);

@@ -11,8 +11,8 @@ use causeway_base::ChunkId;
 use causeway_storage::disk::{DiskFile, Open};
 
 use super::files::{OpenPack, PackFiles};
-use super::format::{FooterEntry, PACK_HEADER_BYTES};
-use super::index::{BATCH_ENTRIES, Index, Location, Lookup, PackMeta, PackState};
+use super::format::{FooterEntry, PACK_HEADER_BYTES, VERSION};
+use super::index::{BATCH_ENTRIES, Entry, Index, Location, Lookup, PackMeta, PackState};
 use super::pack::{ReadError, Scanned, read_footer, read_pack_header, read_trailer, scan};
 use super::writer::{Active, Writer, full};
 use super::{DamagedRange, RebuildReason, RecoveryReport, StoreError, StoreOptions, TailCut};
@@ -27,6 +27,7 @@ enum Inspected {
     Unreadable,
     Records {
         salt: u64,
+        version: u16,
         sealed: bool,
         scanned: Scanned,
     },
@@ -35,8 +36,8 @@ enum Inspected {
 fn inspect(files: &PackFiles, pack: u32, file: &dyn DiskFile, check_from: u32) -> Result<(u64, Inspected), StoreError> {
     let failed = |source| files.error("read", pack, source);
     let len = file.len().map_err(failed)?;
-    let salt = match read_pack_header(file) {
-        Ok(header) if header.pack == pack => header.salt,
+    let (salt, version) = match read_pack_header(file) {
+        Ok(header) if header.pack == pack => (header.salt, header.version),
         Ok(_) => return Ok((len, Inspected::Unreadable)),
         Err(ReadError::Io(error)) => return Err(failed(error)),
         Err(ReadError::Damage(_)) if is_blank(file, len).map_err(failed)? => return Ok((len, Inspected::Blank)),
@@ -49,13 +50,13 @@ fn inspect(files: &PackFiles, pack: u32, file: &dyn DiskFile, check_from: u32) -
             Err(ReadError::Damage(_)) => {}
             Ok(entries) => {
                 let scanned = Scanned { entries, good_end: len, proven: len, ..Scanned::default() };
-                return Ok((len, Inspected::Records { salt, sealed: true, scanned }));
+                return Ok((len, Inspected::Records { salt, version, sealed: true, scanned }));
             }
         },
         Ok(_) | Err(ReadError::Damage(_)) => {}
     }
     let scanned = scan(file, len, salt, u64::from(check_from)).map_err(failed)?;
-    Ok((len, Inspected::Records { salt, sealed: false, scanned }))
+    Ok((len, Inspected::Records { salt, version, sealed: false, scanned }))
 }
 
 fn is_blank(file: &dyn DiskFile, len: u64) -> io::Result<bool> {
@@ -84,11 +85,11 @@ fn publish(
     from: u32,
     corrupt: &Corrupt,
 ) -> Result<u64, StoreError> {
-    let located: Vec<(ChunkId, Location)> = entries
+    let located: Vec<Entry> = entries
         .iter()
         .filter(|entry| entry.offset >= from)
-        .map(|entry| (entry.id, Location::of(pack, entry)))
-        .filter(|(id, location)| corrupt.get(id) != Some(location))
+        .map(|entry| Entry::of(pack, entry))
+        .filter(|entry| corrupt.get(&entry.id) != Some(&entry.location))
         .collect();
     for batch in located.chunks(BATCH_ENTRIES) {
         index.publish(batch, &[], &[])?;
@@ -236,8 +237,8 @@ impl Recovery<'_> {
         let from = if self.fresh { 0 } else { known.indexed_to };
         let file = self.files.open(pack, Open::Write)?;
         let (len, inspected) = inspect(self.files, pack, file.as_ref(), from)?;
-        let (salt, sealed, scanned) = match inspected {
-            Inspected::Records { salt, sealed, scanned } => (salt, sealed, scanned),
+        let (salt, version, sealed, scanned) = match inspected {
+            Inspected::Records { salt, version, sealed, scanned } => (salt, version, sealed, scanned),
             Inspected::Blank if known.indexed_to == 0 => {
                 self.remove(pack)?;
                 report.tails_cut.push(TailCut { pack, offset: 0, bytes: len });
@@ -282,7 +283,7 @@ impl Recovery<'_> {
         let meta = PackMeta { thinned: known.thinned && !self.fresh, ..meta };
         let stale = known.state != PackState::Damaged && bad.iter().any(|(start, _)| *start < u64::from(from));
         let meta = if meta.state == PackState::Open {
-            match self.go_on(pack, last, salt, end, file, &scanned.entries, writer)? {
+            match self.go_on(pack, last && version == VERSION, salt, end, file, &scanned.entries, writer)? {
                 Some(state) => PackMeta { state: state.0, indexed_to: state.1, ..meta },
                 None => return Ok(stale), // it was empty and is gone
             }
@@ -294,7 +295,7 @@ impl Recovery<'_> {
         Ok(stale)
     }
 
-    /// Makes a whole but open pack the active one if it is the last, seals it otherwise. Gives its state and the end of what
+    /// Makes a whole but open pack the active one if it is the last and of the newest version, seals it otherwise. Gives its state and the end of what
     /// is in it, or `None` if it was empty and was removed.
     #[allow(clippy::too_many_arguments)] // one caller, and each is another kind of thing
     fn go_on(

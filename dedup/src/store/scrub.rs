@@ -15,7 +15,9 @@ use causeway_base::{ChunkId, Timestamp};
 use causeway_storage::disk::{Disk, DiskFile, Open};
 
 use super::block::{decode_directory, directory_len};
-use super::format::{FooterEntry, PACK_HEADER_BYTES, RECORD_HEADER_BYTES, TRAILER_BYTES};
+use super::format::{
+    FOOTER_ENTRY_BYTES, FooterEntry, PACK_HEADER_BYTES, RECORD_HEADER_BYTES, TRAILER_BYTES, footer_len,
+};
 use super::gc::files::{read, replace};
 use super::index::{Location, PackState};
 use super::pack::{ReadError, open_record, read_footer, read_pack_header, read_trailer, scan};
@@ -89,7 +91,7 @@ impl ChunkStore {
             Scrubbed { pack, bytes: seen.bytes, chunks: seen.chunks, structure: seen.structure, ..Scrubbed::default() };
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         for (id, location, damage) in seen.bad {
-            if self.locate(&id)? == Some(location) {
+            if self.placed(&id)? == Some(location) {
                 self.quarantine(&id, location, damage);
                 scrubbed.corrupt.push(id);
             } else {
@@ -210,7 +212,7 @@ impl Look<'_> {
             (Ok(entries), Some(trailer)) => {
                 let end = u64::from(trailer.footer_offset);
                 self.records(salt, &entries, end);
-                let footer_len = RECORD_HEADER_BYTES + entries.len() * super::format::FOOTER_ENTRY_BYTES;
+                let footer_len = RECORD_HEADER_BYTES + footer_len(&entries) * FOOTER_ENTRY_BYTES;
                 if end + footer_len as u64 + TRAILER_BYTES as u64 != len {
                     self.seen.blame(Damage::Length);
                 }

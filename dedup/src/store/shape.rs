@@ -1,9 +1,14 @@
 //! The form in which chunks go into packs: alone, or several to a block.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 
+use causeway_base::ChunkId;
+
 use super::block::{BLOCK_MEMBERS_MAX, BLOCK_PLAIN_BYTES_MAX, Member, directory_mark, encode_directory};
-use super::format::Kind;
+use super::format::{FOOTER_ENTRY_BYTES, Kind, RECORD_HEADER_BYTES};
+use super::like::Choice;
 use super::{StoreError, StoreOptions};
 use crate::chunk::codec;
 use crate::{Codec, EncodedChunk};
@@ -20,6 +25,10 @@ pub(super) struct Item {
     pub(super) body: Bytes,
     pub(super) payload_crc: u32,
     pub(super) members: Vec<Member>,
+    /// Links of the chain that ends with this delta; 0 for what stands alone.
+    pub(super) depth: u8,
+    /// What a delta stands on.
+    pub(super) bases: Vec<ChunkId>,
 }
 
 impl Item {
@@ -32,15 +41,28 @@ impl Item {
             body: chunk.payload.clone(),
             payload_crc: crc32c::crc32c(&chunk.payload),
             members: vec![Member { id: chunk.id, raw_len: chunk.raw_len }],
+            depth: 0,
+            bases: Vec::new(),
         }
     }
 
+    /// A delta as it is stored: with a codec that is one, and a payload that names these bases.
+    pub(super) fn delta(chunk: &EncodedChunk, depth: u8, bases: Vec<ChunkId>) -> Self {
+        debug_assert!(chunk.codec.is_delta() && depth > 0 && !bases.is_empty());
+        Self { kind: Kind::Delta, depth, bases, ..Self::alone(chunk) }
+    }
+
     /// What the record's header has in the place of the id.
-    pub(super) fn mark(&self) -> causeway_base::ChunkId {
+    pub(super) fn mark(&self) -> ChunkId {
         match self.kind {
             Kind::Block => directory_mark(&self.directory),
-            Kind::Chunk | Kind::Footer => self.members[0].id,
+            Kind::Chunk | Kind::Delta | Kind::Footer => self.members[0].id,
         }
+    }
+
+    /// Bytes on disk, with its entries in the footer.
+    fn cost(&self) -> usize {
+        RECORD_HEADER_BYTES + self.payload_len() + FOOTER_ENTRY_BYTES * (self.members.len() + self.bases.len())
     }
 
     pub(super) fn payload_len(&self) -> usize {
@@ -50,8 +72,16 @@ impl Item {
 
 /// Brings chunks into the form in which they rest, in their order: those that compress share blocks, the others are
 /// records of their own. The work of the compressor is done here, by the caller's thread and under no lock.
-pub(super) fn shape(chunks: &[&EncodedChunk], options: &StoreOptions) -> Result<Vec<Item>, StoreError> {
-    let mut items = Vec::new();
+///
+/// A chunk for which there is a delta becomes one where that costs at most [`DELTA_PERCENT_MAX`] percent of what it would take
+/// without; for a block that is what all its deltas cost, against what the block is smaller without their chunks. So a delta is
+/// never larger than what it replaces.
+pub(super) fn shape(
+    chunks: &[&EncodedChunk],
+    deltas: &HashMap<ChunkId, Choice>,
+    options: &StoreOptions,
+) -> Result<Shaped, StoreError> {
+    let mut shaped = Shaped::default();
     let mut gathered = Gathered::default();
     for chunk in chunks {
         let shrinks = match chunk.codec {
@@ -60,17 +90,46 @@ pub(super) fn shape(chunks: &[&EncodedChunk], options: &StoreOptions) -> Result<
         };
         if !shrinks || chunk.raw_len >= options.block_bytes {
             // Nothing to gain from neighbours; the order of the others is not disturbed by it.
-            items.push(alone(chunk, shrinks, options.level));
+            let whole = alone(chunk, shrinks, options.level);
+            shaped.push(vec![whole], Vec::new(), deltas.get(&chunk.id).as_slice());
             continue;
         }
         if gathered.plain_len + chunk.raw_len > options.block_bytes || gathered.chunks.len() == BLOCK_MEMBERS_MAX {
-            items.extend(gathered.finish(options)?);
+            gathered.finish(deltas, options, &mut shaped)?;
         }
         gathered.plain_len += chunk.raw_len;
         gathered.chunks.push((*chunk).clone());
     }
-    items.extend(gathered.finish(options)?);
-    Ok(items)
+    gathered.finish(deltas, options, &mut shaped)?;
+    Ok(shaped)
+}
+
+/// Of what a chunk would take otherwise, a delta may cost so much. Each costs a read and a decode more when it is read, and keeps
+/// its base from being collected: for less than a quarter that is not worth it.
+const DELTA_PERCENT_MAX: usize = 75;
+
+/// Records to append, and what deltas among them save.
+#[derive(Debug, Default)]
+pub(super) struct Shaped {
+    pub(super) items: Vec<Item>,
+    /// Bytes on disk.
+    pub(super) saved: u64,
+}
+
+impl Shaped {
+    /// Takes `whole`, or `rest` with these deltas if that is clearly smaller.
+    fn push(&mut self, whole: Vec<Item>, rest: Vec<Item>, deltas: &[&Choice]) {
+        let cost = |items: &[Item]| items.iter().map(Item::cost).sum::<usize>();
+        let share = cost(&whole).saturating_sub(cost(&rest));
+        let taken: usize = deltas.iter().map(|delta| delta.cost()).sum();
+        if deltas.is_empty() || taken * 100 > share * DELTA_PERCENT_MAX {
+            self.items.extend(whole);
+            return;
+        }
+        self.saved += (share - taken) as u64;
+        self.items.extend(rest);
+        self.items.extend(deltas.iter().map(|delta| Item::delta(&delta.chunk, delta.depth, delta.bases.clone())));
+    }
 }
 
 fn alone(chunk: &EncodedChunk, shrinks: bool, level: i32) -> Item {
@@ -87,31 +146,52 @@ struct Gathered {
 }
 
 impl Gathered {
-    /// The block of what was gathered, which is forgotten; no block for one chunk.
-    fn finish(&mut self, options: &StoreOptions) -> Result<Option<Item>, StoreError> {
+    /// Brings what was gathered into form, and forgets it.
+    fn finish(
+        &mut self,
+        deltas: &HashMap<ChunkId, Choice>,
+        options: &StoreOptions,
+        shaped: &mut Shaped,
+    ) -> Result<(), StoreError> {
         let chunks = std::mem::take(&mut self.chunks);
-        let raw_len = std::mem::take(&mut self.plain_len);
-        debug_assert!(raw_len <= BLOCK_PLAIN_BYTES_MAX);
-        if let [chunk] = chunks.as_slice() {
-            return Ok(Some(alone(chunk, true, options.level)));
-        }
-        if chunks.is_empty() {
-            return Ok(None);
-        }
-        let mut plain = Vec::with_capacity(raw_len as usize);
-        for chunk in &chunks {
-            match chunk.codec {
-                Codec::Raw => plain.extend_from_slice(&chunk.payload),
-                _ => plain.extend_from_slice(&chunk.decode_unverified()?),
-            }
-        }
-        let members: Vec<Member> = chunks.iter().map(|chunk| Member { id: chunk.id, raw_len: chunk.raw_len }).collect();
-        let directory = encode_directory(&members);
-        let (codec, body) = match codec::compress_all(&plain, options.level) {
-            Some(body) => (Codec::Zstd, body),
-            None => (Codec::Raw, plain.into()),
+        self.plain_len = 0;
+        let whole = block(&chunks, options)?;
+        let chosen: Vec<&Choice> = chunks.iter().filter_map(|chunk| deltas.get(&chunk.id)).collect();
+        let rest = if chosen.is_empty() {
+            None
+        } else {
+            let rest: Vec<EncodedChunk> = chunks.into_iter().filter(|chunk| !deltas.contains_key(&chunk.id)).collect();
+            block(&rest, options)?
         };
-        let payload_crc = crc32c::crc32c_append(crc32c::crc32c(&directory), &body);
-        Ok(Some(Item { kind: Kind::Block, codec, raw_len, directory, body, payload_crc, members }))
+        shaped.push(whole.into_iter().collect(), rest.into_iter().collect(), &chosen);
+        Ok(())
     }
+}
+
+/// The block of these chunks; one chunk is no block, and none is nothing.
+fn block(chunks: &[EncodedChunk], options: &StoreOptions) -> Result<Option<Item>, StoreError> {
+    if let [chunk] = chunks {
+        return Ok(Some(alone(chunk, true, options.level)));
+    }
+    if chunks.is_empty() {
+        return Ok(None);
+    }
+    let raw_len: u32 = chunks.iter().map(|chunk| chunk.raw_len).sum(); // of what was gathered, so bounded
+    debug_assert!(raw_len <= BLOCK_PLAIN_BYTES_MAX);
+    let mut plain = Vec::with_capacity(raw_len as usize);
+    for chunk in chunks {
+        match chunk.codec {
+            Codec::Raw => plain.extend_from_slice(&chunk.payload),
+            _ => plain.extend_from_slice(&chunk.decode_unverified()?),
+        }
+    }
+    let members: Vec<Member> = chunks.iter().map(|chunk| Member { id: chunk.id, raw_len: chunk.raw_len }).collect();
+    let directory = encode_directory(&members);
+    let (codec, body) = match codec::compress_all(&plain, options.level) {
+        Some(body) => (Codec::Zstd, body),
+        None => (Codec::Raw, plain.into()),
+    };
+    let payload_crc = crc32c::crc32c_append(crc32c::crc32c(&directory), &body);
+    let kind = Kind::Block;
+    Ok(Some(Item { kind, codec, raw_len, directory, body, payload_crc, members, depth: 0, bases: Vec::new() }))
 }

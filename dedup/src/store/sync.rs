@@ -3,10 +3,9 @@
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use causeway_base::ChunkId;
 use causeway_storage::kv::KvError;
 
-use super::index::{BATCH_ENTRIES, Location, PackMeta, PackState};
+use super::index::{BATCH_ENTRIES, Entry, PackMeta, PackState};
 use super::writer::{Active, full};
 use super::{ChunkStore, StoreError, lock};
 
@@ -132,18 +131,18 @@ impl ChunkStore {
     }
 
     /// Enters durable chunks in the index, then takes them from the pending ones.
-    fn publish(&self, entries: &[(ChunkId, Location)], metas: &[(u32, PackMeta)]) -> Result<(), KvError> {
+    fn publish(&self, entries: &[Entry], metas: &[(u32, PackMeta)]) -> Result<(), KvError> {
         let mut healed = Vec::new();
         let mut good = Vec::with_capacity(entries.len());
         {
             let corrupt = lock(&self.corrupt);
-            for (id, location) in entries {
-                match corrupt.get(id) {
-                    Some(bad) if bad == location => continue, // it went bad before it was even published
-                    Some(_) => healed.push(*id),
+            for entry in entries {
+                match corrupt.get(&entry.id) {
+                    Some(bad) if *bad == entry.location => continue, // it went bad before it was even published
+                    Some(_) => healed.push(entry.id),
                     None => {}
                 }
-                good.push((*id, *location));
+                good.push(entry.clone());
             }
         }
         // The marks go with the last batch: before, the index claims less than it has.
@@ -162,10 +161,11 @@ impl ChunkStore {
         }
         self.published.fetch_add(1, Ordering::AcqRel);
         let mut pending = self.pending.write().unwrap_or_else(PoisonError::into_inner);
-        for (id, location) in entries {
-            if pending.get(id) == Some(location) {
-                pending.remove(id);
+        for entry in entries {
+            if pending.get(&entry.id) == Some(entry) {
+                pending.remove(&entry.id);
             }
+            self.pins.unpin(&entry.bases); // the index names them now
         }
         drop(pending);
         let mut corrupt = lock(&self.corrupt);

@@ -10,9 +10,9 @@ use causeway_storage::disk::{DiskFile, Open};
 use super::files::{OpenPack, PackFiles};
 use super::format::{
     FooterEntry, Kind, PACK_HEADER_BYTES, PackHeader, RECORD_HEADER_BYTES, RecordHeader, TRAILER_BYTES, Trailer,
-    encode_footer,
+    VERSION, encode_footer, footer_len,
 };
-use super::index::{Location, PackMeta};
+use super::index::{Entry, PackMeta};
 use super::shape::Item;
 use super::{StoreError, StoreOptions};
 use crate::Codec;
@@ -50,7 +50,7 @@ pub(super) struct Writer {
     /// Packs were created or removed since the folder was last synced.
     pub(super) dir_dirty: bool,
     /// Written and not yet in the index, in order.
-    pub(super) unpublished: Vec<(ChunkId, Location)>,
+    pub(super) unpublished: Vec<Entry>,
     /// Packs whose marks in the index are older than `metas`.
     pub(super) unmarked: BTreeSet<u32>,
     /// All packs.
@@ -81,7 +81,7 @@ impl Writer {
         files: &PackFiles,
         options: &StoreOptions,
         items: &[Item],
-        mut appended: impl FnMut(ChunkId, Location),
+        mut appended: impl FnMut(&Entry),
     ) -> Result<(), AppendError> {
         let mut rest = items;
         let mut buffer = Vec::new();
@@ -108,9 +108,9 @@ impl Writer {
             let meta = self.metas.entry(active.pack).or_insert(PackMeta::EMPTY);
             for entry in &entries {
                 meta.count(entry);
-                let location = Location::of(active.pack, entry);
-                self.unpublished.push((entry.id, location));
-                appended(entry.id, location);
+                let entry = Entry::of(active.pack, entry);
+                appended(&entry);
+                self.unpublished.push(entry);
             }
             meta.indexed_to = active.offset; // by the time this mark is published
             self.unmarked.insert(active.pack);
@@ -188,7 +188,7 @@ impl Writer {
         files.insert(pack, OpenPack { file: Arc::clone(&file), salt });
         self.active = Some(Active { pack, file, salt, offset: 0, synced_to: 0, entries: Vec::new() });
         self.metas.insert(pack, PackMeta::EMPTY);
-        let written = self.write(files, options, &PackHeader { pack, salt }.encode());
+        let written = self.write(files, options, &PackHeader { pack, salt, version: VERSION }.encode());
         if let Err(error) = written {
             self.active = None;
             self.metas.remove(&pack);
@@ -244,6 +244,8 @@ impl Active {
             raw_len: member.raw_len,
             codec: item.codec,
             member: (item.kind == Kind::Block).then_some(number),
+            depth: item.depth,
+            bases: item.bases.clone(),
         }));
     }
 }
@@ -251,7 +253,7 @@ impl Active {
 /// The footer record and the trailer of a pack whose records end at `offset` and are durable.
 fn end_of_pack(pack: u32, salt: u64, offset: u32, entries: &[FooterEntry]) -> Vec<u8> {
     let payload = encode_footer(entries);
-    let count = entries.len() as u32; // a pack of less than 2 GiB has fewer
+    let count = footer_len(entries) as u32; // a pack of less than 2 GiB has fewer
     let header = RecordHeader {
         kind: Kind::Footer,
         codec: Codec::Raw,

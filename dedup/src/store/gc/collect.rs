@@ -10,6 +10,7 @@ use causeway_base::ChunkId;
 use causeway_storage::disk::Disk;
 
 use super::Pace;
+use super::bases::{Bases, worth_whole};
 use super::leases::{Lease, Leases};
 use super::marks::{CONDEMNED_MAX, Condemnation, Marks};
 use super::reached::Reached;
@@ -20,6 +21,10 @@ use crate::store::{ChunkStore, StoreError, lock};
 const SWEEP: usize = 256;
 /// Index entries read at once.
 const PAGE: usize = 4096;
+/// Most deltas that one collection has written whole.
+const STAND_ALONE_MAX: usize = 1 << 16;
+/// Most notes of deltas that once stood on a removed chunk which are taken back with it. More are harmless: each is looked up.
+const STALE_PAIRS: usize = 256;
 /// What an index entry costs when work is paced.
 const ENTRY_BYTES: u64 = 64;
 
@@ -72,6 +77,10 @@ pub struct Collected {
     pub unreached: u64,
     /// Their bytes in packs.
     pub unreached_bytes: u64,
+    /// Chunks that the mark did not reach and that are kept, since deltas stand on them.
+    pub based: u64,
+    /// Their bytes in packs.
+    pub based_bytes: u64,
     /// Chunks that are condemned now for the first time.
     pub condemned: u64,
     /// Their bytes in packs.
@@ -89,6 +98,8 @@ pub struct Collected {
     /// It was told to stop before the end: what is above is not all.
     pub stopped: bool,
     pub(in crate::store) live: BTreeMap<u32, Live>,
+    /// Deltas that a repack writes whole: what they stand on costs more than they save.
+    pub(in crate::store) stand_alone: Vec<ChunkId>,
 }
 
 impl Gc {
@@ -107,6 +118,11 @@ impl Gc {
     #[cfg(test)]
     pub(in crate::store) fn pass(&self, time: Duration) {
         self.leases.uptime().pass(time);
+    }
+
+    /// Of the last mark that was completed.
+    pub(super) fn epoch(&self) -> u64 {
+        self.read().epoch
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Marks> {
@@ -181,7 +197,8 @@ impl ChunkStore {
     pub fn collect(&self, mark: Mark, grace: Duration, dry_run: bool, pace: Pace<'_>) -> Result<Collected, StoreError> {
         let mut done = Collected { epoch: mark.epoch, ..Collected::default() };
         self.ensure_writable()?;
-        let mut phases = Phases { store: self, mark: &mark, grace, dry_run, done: &mut done };
+        let bases = Bases::of(self, pace)?;
+        let mut phases = Phases { store: self, mark: &mark, bases, grace, dry_run, done: &mut done };
         phases.remove(pace)?;
         if !phases.done.stopped {
             phases.condemn(pace)?;
@@ -196,6 +213,8 @@ impl ChunkStore {
 struct Phases<'a> {
     store: &'a ChunkStore,
     mark: &'a Mark,
+    /// What deltas stand on.
+    bases: Bases,
     grace: Duration,
     dry_run: bool,
     done: &'a mut Collected,
@@ -223,9 +242,9 @@ impl Phases<'_> {
         };
         condemned.sort_unstable();
         let now = self.gc().leases.uptime().now();
-        let (mark, grace) = (self.mark, self.grace);
+        let (mark, grace, bases) = (self.mark, self.grace, std::mem::take(&mut self.bases));
         let fate = |id: &ChunkId, epoch: &u64| match epochs.get(epoch) {
-            _ if mark.reached.contains(id) => Fate::Reached,
+            _ if mark.reached.contains(id) || bases.contains(id) => Fate::Reached,
             // The mark must have begun after the chunk was condemned.
             Some(condemnation) if *epoch < mark.epoch && condemnation.at + grace <= now => {
                 // A lease that is as old, or older, may be of someone who was told of the chunk before it was condemned.
@@ -255,6 +274,7 @@ impl Phases<'_> {
                 break;
             }
         }
+        self.bases = bases;
         Ok(())
     }
 
@@ -267,11 +287,19 @@ impl Phases<'_> {
             going.iter().filter(|(id, epoch)| condemned.get(id) == Some(epoch)).map(|(id, _)| *id).collect();
         let mut removed = Vec::with_capacity(still.len());
         let mut packs = BTreeSet::new();
+        let (mut kept, mut stale) = (BTreeSet::new(), Vec::new());
         for id in &still {
-            if let Lookup::At(location) = self.store.index.lookup(id)? {
+            // Whatever `bases` saw: nothing goes that a delta stands on. One that is being made has pinned it, or will find it
+            // gone, since it revives it first and that waits for this.
+            if self.store.pins.holds(id) || self.store.has_dependents(id)? {
+                kept.insert(*id);
+                continue;
+            }
+            if let (Lookup::At(location), stood_on) = self.store.index.find(id)? {
                 self.done.removed += 1;
                 self.done.removed_bytes += location.share();
-                removed.push(*id);
+                stale.extend(self.store.index.dependents(Some(id), None, STALE_PAIRS)?);
+                removed.push((*id, stood_on));
                 packs.insert(location.pack);
             }
         }
@@ -281,7 +309,8 @@ impl Phases<'_> {
         }
         let metas = self.thin(packs)?;
         self.store.index.remove(&removed, &metas)?;
-        for id in &still {
+        self.store.index.forget_dependents(&stale)?;
+        for id in still.iter().filter(|id| !kept.contains(*id)) {
             condemned.remove(id);
         }
         for id in reached {
@@ -317,7 +346,7 @@ impl Phases<'_> {
             };
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(*last);
-            let mut unreached = Vec::new();
+            let (mut unreached, mut only_based) = (Vec::new(), Vec::new());
             for (id, location) in &page {
                 let bytes = location.share();
                 self.done.chunks += 1;
@@ -329,7 +358,13 @@ impl Phases<'_> {
                 if !self.mark.reached.contains(id) {
                     self.done.unreached += 1;
                     self.done.unreached_bytes += bytes;
-                    unreached.push((*id, bytes));
+                    if self.bases.contains(id) {
+                        self.done.based += 1;
+                        self.done.based_bytes += bytes;
+                        only_based.push((*id, *location));
+                    } else {
+                        unreached.push((*id, bytes));
+                    }
                 }
             }
             if !unreached.is_empty() {
@@ -344,6 +379,12 @@ impl Phases<'_> {
                     if !self.dry_run {
                         condemned.insert(id, self.mark.epoch);
                     }
+                }
+            }
+            for (id, location) in only_based {
+                if self.done.stand_alone.len() < STAND_ALONE_MAX {
+                    let deltas = worth_whole(self.store, &id, location, |id| self.mark.reached.contains(id))?;
+                    self.done.stand_alone.extend(deltas);
                 }
             }
             if !pace(page.len() as u64 * ENTRY_BYTES) {
@@ -378,10 +419,11 @@ impl Phases<'_> {
         Ok(())
     }
 
-    /// A corrupt chunk that nothing reaches is owed to nobody.
+    /// A corrupt chunk that nothing reaches, and on which nothing stands, is owed to nobody.
     fn forget_corrupt(&self) -> Result<(), StoreError> {
-        let ids = self.store.corrupt_ids();
-        let forgotten: Vec<ChunkId> = ids.into_iter().filter(|id| !self.mark.reached.contains(id)).collect();
+        let ids = self.store.corrupt_alone();
+        let owed = |id: &ChunkId| self.mark.reached.contains(id) || self.bases.contains(id);
+        let forgotten: Vec<ChunkId> = ids.into_iter().filter(|id| !owed(id)).collect();
         self.store.index.forget_corrupt(&forgotten)?;
         let mut corrupt = lock(&self.store.corrupt);
         for id in &forgotten {

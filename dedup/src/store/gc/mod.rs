@@ -8,6 +8,7 @@
 //! Marks that a crash loses only delay the collection. What was revived before a crash may be condemned after it; but then the
 //! grace begins anew, and nothing goes without another mark.
 
+mod bases;
 mod collect;
 pub(super) mod files;
 mod leases;

@@ -4,6 +4,7 @@
 //! call is under way that may have looked up an old place; mark the packs as dead, persist that; remove the files. A crash
 //! before the mark leaves a pack that lives in part or not at all, and is packed again; after it, a file that opening removes.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::PoisonError;
 
@@ -15,7 +16,7 @@ use crate::EncodedChunk;
 use crate::store::format::FooterEntry;
 use crate::store::index::{Location, Lookup, PackMeta, PackState};
 use crate::store::pack::{ReadError, read_footer, read_trailer, scan};
-use crate::store::shape::shape;
+use crate::store::shape::{Item, shape};
 use crate::store::writer::{AppendError, Writer};
 use crate::store::{ChunkStore, Damage, StoreError, StoreOptions, lock};
 
@@ -25,6 +26,9 @@ const COPY_BYTES: u64 = 4 << 20;
 const OPEN_DEAD_BYTES_MIN: u64 = 4 << 20;
 /// Packs that are removed at once: each removal waits for the calls under way.
 const PACKS: usize = 8;
+
+/// Deltas that are written whole at once: 16 MiB at most.
+const WHOLE: usize = 16;
 
 /// When a pack is rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +55,8 @@ pub struct Repacked {
     pub moved: u64,
     /// Bytes of their records, which are written anew.
     pub moved_bytes: u64,
+    /// Deltas that were written whole, so that their bases can go.
+    pub whole: u64,
     /// Packs that were left because the disk is full.
     pub full: u64,
     /// Packs that were left because records in them are damaged: scrub and heal come first.
@@ -84,7 +90,26 @@ impl ChunkStore {
         options: RepackOptions,
         pace: Pace<'_>,
     ) -> Result<Repacked, StoreError> {
-        self.rewrite(&self.sparse(collected, options), pace)
+        let mut done = self.rewrite(&self.sparse(collected, options), pace)?;
+        self.stand_alone(collected, &mut done, pace)?;
+        Ok(done)
+    }
+
+    /// Writes deltas whole whose bases cost more than the deltas save: later collections find those in use no more.
+    fn stand_alone(&self, collected: &Collected, done: &mut Repacked, pace: Pace<'_>) -> Result<(), StoreError> {
+        for batch in collected.stand_alone.chunks(WHOLE) {
+            if done.stopped {
+                return Ok(());
+            }
+            let before = done.moved_bytes;
+            match self.write_whole(batch, Vec::new(), done) {
+                Ok(_) => done.whole += batch.len() as u64, // a corrupt one is for scrub and heal
+                Err(StoreError::Full { .. }) => return Ok(()), // a later collection tries again
+                Err(error) => return Err(error),
+            }
+            done.stopped |= !pace(2 * (done.moved_bytes - before));
+        }
+        if collected.stand_alone.is_empty() { Ok(()) } else { self.sync() }
     }
 
     /// Moves what lives in these packs to others, and removes them. Those that are still written are sealed first. One with a
@@ -151,6 +176,7 @@ impl ChunkStore {
             plan.moved += live.chunks;
             plan.moved_bytes += live.bytes;
         }
+        plan.whole = collected.stand_alone.len() as u64;
         plan
     }
 
@@ -233,29 +259,56 @@ impl ChunkStore {
 
     /// Whether this record is the one that is served.
     fn lives(&self, pack: u32, entry: &FooterEntry) -> Result<bool, StoreError> {
-        Ok(self.locate(&entry.id)? == Some(Location::of(pack, entry)))
+        Ok(self.placed(&entry.id)? == Some(Location::of(pack, entry)))
     }
 
-    /// Puts chunks that are here once more, at the end of the active pack. False if one of them is corrupt.
+    /// Puts chunks that are here once more, at the end of the active pack: deltas as they are. False if one of them is corrupt.
     fn copy(&self, ids: &[ChunkId], done: &mut Repacked) -> Result<bool, StoreError> {
+        let (mut alone, mut deltas) = (Vec::new(), Vec::new());
+        for id in ids {
+            let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+            match self.entry(id, true)? {
+                Some(entry) if entry.location.depth > 0 => match self.stored_gated(id) {
+                    // It may have been put again as something else meanwhile, which then needs no copy.
+                    Ok(Some(chunk)) if chunk.codec.is_delta() => {
+                        deltas.push(Item::delta(&chunk, entry.location.depth, entry.bases));
+                    }
+                    Ok(_) => {}
+                    Err(StoreError::Corrupt { .. }) => return Ok(false),
+                    Err(error) => return Err(error),
+                },
+                _ => alone.push(*id),
+            }
+        }
+        self.write_whole(&alone, deltas, done)
+    }
+
+    /// Puts chunks once more, each standing alone or in a block, and `more` records with them. False if one of them is corrupt.
+    pub(super) fn write_whole(
+        &self,
+        ids: &[ChunkId],
+        more: Vec<Item>,
+        done: &mut Repacked,
+    ) -> Result<bool, StoreError> {
         let chunks: Vec<EncodedChunk> = match self.get_many(ids) {
             Ok(found) => found.into_iter().flatten().collect(),
             Err(StoreError::Corrupt { .. }) => return Ok(false),
             Err(error) => return Err(error),
         };
         self.ensure_writable()?;
-        let items = shape(&chunks.iter().collect::<Vec<_>>(), &self.options)?;
+        let mut items = shape(&chunks.iter().collect::<Vec<_>>(), &HashMap::new(), &self.options)?.items;
+        items.extend(more);
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         let mut writer = lock(&self.writer);
         // A full disk must be able to get space back: half of the reserve is for that. What is written is soon freed.
         let options = StoreOptions { reserve_bytes: self.options.reserve_bytes / 2, ..self.options.clone() };
         writer.forget_room();
-        let appended = writer.append(&self.files, &options, &items, |id, location| {
+        let appended = writer.append(&self.files, &options, &items, |entry| {
             done.moved += 1;
-            if matches!(location.member, None | Some(0)) {
-                done.moved_bytes += location.record_len() as u64;
+            if matches!(entry.location.member, None | Some(0)) {
+                done.moved_bytes += entry.location.record_len() as u64;
             }
-            self.pending.write().unwrap_or_else(PoisonError::into_inner).insert(id, location);
+            self.pend(entry);
         });
         writer.forget_room();
         match appended {

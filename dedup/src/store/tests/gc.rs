@@ -8,16 +8,18 @@ use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::deltas::{hinted, version};
 use super::*;
+use crate::delta::DEPTH_MAX;
 use crate::store::gc::{Collected, Lease, Mark, RepackOptions, UNKNOWN_LEASE};
 
 const GRACE: Duration = Duration::from_secs(3600);
 
-fn go() -> impl FnMut(u64) -> bool {
+pub(super) fn go() -> impl FnMut(u64) -> bool {
     |_| true
 }
 
-fn mark(store: &ChunkStore, reached: &[EncodedChunk]) -> Mark {
+pub(super) fn mark(store: &ChunkStore, reached: &[EncodedChunk]) -> Mark {
     let mut mark = store.begin_mark();
     for chunk in reached {
         mark.reached.add(&chunk.id);
@@ -25,7 +27,7 @@ fn mark(store: &ChunkStore, reached: &[EncodedChunk]) -> Mark {
     mark
 }
 
-fn collect(store: &ChunkStore, reached: &[EncodedChunk], grace: Duration) -> Collected {
+pub(super) fn collect(store: &ChunkStore, reached: &[EncodedChunk], grace: Duration) -> Collected {
     store.collect(mark(store, reached), grace, false, &mut go()).unwrap()
 }
 
@@ -33,7 +35,7 @@ fn same(found: &EncodedChunk, chunk: &EncodedChunk) -> bool {
     found.decode(&realm()).unwrap() == chunk.decode(&realm()).unwrap()
 }
 
-fn pass(store: &ChunkStore, time: Duration) {
+pub(super) fn pass(store: &ChunkStore, time: Duration) {
     store.gc.pass(time);
 }
 
@@ -45,11 +47,11 @@ fn stored(world: &World, numbers: std::ops::Range<u64>) -> (ChunkStore, Vec<Enco
     (store, chunks)
 }
 
-fn present(store: &ChunkStore) -> BTreeSet<ChunkId> {
+pub(super) fn present(store: &ChunkStore) -> BTreeSet<ChunkId> {
     store.iter_ids().map(|id| id.unwrap()).collect()
 }
 
-fn ids(chunks: &[EncodedChunk]) -> Vec<ChunkId> {
+pub(super) fn ids(chunks: &[EncodedChunk]) -> Vec<ChunkId> {
     chunks.iter().map(|chunk| chunk.id).collect()
 }
 
@@ -423,14 +425,19 @@ proptest! {
 
     /// Against a model that knows what is committed: nothing of it is ever gone, whatever the order; in the end nothing else is left.
     #[test]
-    fn what_is_committed_stays_and_the_rest_goes(steps in steps(), seed in any::<u64>(), blocks in any::<bool>()) {
+    fn what_is_committed_stays_and_the_rest_goes(steps in steps(), seed in any::<u64>(), blocks in any::<bool>(), deltas in any::<bool>()) {
         let mut world = World { block_bytes: if blocks { 8 << 10 } else { 0 }, ..World::new(seed) };
         let (mut store, _) = world.open();
         let mut committed: BTreeSet<u8> = BTreeSet::new();
         let mut uploads: Vec<(Vec<u8>, Lease)> = Vec::new();
         let mut marking: Option<Mark> = None;
         let mut collected = None;
-        let of = |number: &u8| chunk(u64::from(*number), 2_000);
+        // With deltas: six versions of four ranges, each put as its difference from the one before if that is here.
+        let of = |number: &u8| match deltas {
+            true => version(u64::from(number / 6), u64::from(number % 6), 2_500),
+            false => chunk(u64::from(*number), 2_000),
+        };
+        let realm = realm();
         for step in steps {
             match step {
                 Step::Upload(numbers) => {
@@ -438,7 +445,10 @@ proptest! {
                     let chunks: Vec<_> = numbers.iter().map(of).collect();
                     let lacking = store.missing(&ids(&chunks)).unwrap();
                     let new: Vec<_> = chunks.into_iter().filter(|chunk| lacking.contains(&chunk.id)).collect();
-                    store.put_many(&new).unwrap();
+                    let before: Vec<_> = numbers.iter().map(|number| of(&number.saturating_sub(1))).collect();
+                    let asked: Vec<_> = numbers.iter().map(of).collect();
+                    let hints = hinted(&realm, &asked.iter().zip(&before).collect::<Vec<_>>());
+                    store.put_with(&new, deltas.then_some(&hints)).unwrap();
                     store.sync().unwrap();
                     uploads.push((numbers, lease));
                 }
@@ -484,11 +494,19 @@ proptest! {
         uploads.clear();
         let chunks: Vec<_> = committed.iter().map(of).collect();
         pass(&store, GRACE.max(UNKNOWN_LEASE));
-        collect(&store, &chunks, GRACE);
-        pass(&store, GRACE);
-        let collected = collect(&store, &chunks, GRACE);
-        store.repack(&collected, RepackOptions::default(), &mut go()).unwrap();
-        prop_assert_eq!(present(&store), ids(&chunks).into_iter().collect::<BTreeSet<_>>());
+        // Deltas go before what they stand on.
+        for _ in 0..if deltas { 4 * (DEPTH_MAX + 1) } else { 2 } {
+            let collected = collect(&store, &chunks, GRACE);
+            pass(&store, GRACE);
+            store.repack(&collected, RepackOptions::default(), &mut go()).unwrap();
+        }
+        let mut expected: BTreeSet<ChunkId> = ids(&chunks).into_iter().collect();
+        for _ in 0..DEPTH_MAX {
+            for id in expected.clone() {
+                expected.extend(store.entry(&id, true).unwrap().unwrap().bases);
+            }
+        }
+        prop_assert_eq!(present(&store), expected);
         assert_holds(&store, &chunks);
     }
 }

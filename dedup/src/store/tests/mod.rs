@@ -2,6 +2,7 @@ mod basic;
 mod blocks;
 mod crash;
 mod damage;
+mod deltas;
 mod gc;
 mod scrub;
 
