@@ -8,6 +8,7 @@
 pub mod chunk;
 pub mod chunker;
 pub mod delta;
+mod filter;
 pub mod manifest;
 pub mod pipeline;
 pub mod realm;

@@ -3,6 +3,7 @@
 //! Entries of a batch and the packs' marks ("indexed up to here") are written together, and a store loses at most its
 //! newest batches in a crash, so the marks always say exactly what is missing.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use causeway_storage::kv::{Batch, Kv, KvError, Space, prefix_range};
 use super::format::{FooterEntry, RECORD_HEADER_BYTES};
 use crate::Codec;
 use crate::delta::{BASES_MAX, DEPTH_MAX};
+use crate::filter::{Filter, Found, Probe};
 use crate::sketch::{SIMILARITY_SPACE, SLOTS_LOG2_DEFAULT, SimilarityIndex};
 
 const CHUNKS: Space = Space("chunk-index");
@@ -23,6 +25,11 @@ const DEPENDENTS: Space = Space("chunk-dependents");
 
 /// The spaces that the index needs; the caller opens its store with them.
 pub const INDEX_SPACES: &[Space] = &[CHUNKS, PACKS, CORRUPT, DEPENDENTS, SIMILARITY_SPACE];
+
+/// Ranges of ids that the filter learns apart: at 100 M chunks a scan of 24,000 entries, some 25 ms.
+const FILTER_SHARDS: usize = 1 << 12;
+/// 0.4 % of the look-ups of absent chunks go to the engine when a shard is full, 0.1 % on average.
+const FILTER_BITS_PER_KEY: usize = 12;
 
 /// Written on close, deleted on open: without it the last run did not end well.
 const CLEAN_KEY: &[u8] = b"clean";
@@ -255,15 +262,19 @@ pub(super) enum Lookup {
 #[derive(Debug)]
 pub(super) struct Index {
     kv: Arc<dyn Kv>,
+    /// Answers for chunks that are absent.
+    filter: Filter,
 }
 
 impl Index {
     pub(super) fn new(kv: Arc<dyn Kv>) -> Self {
-        Self { kv }
+        let engine = Arc::clone(&kv);
+        let keys = move |shard, found: &mut Found<'_>| scan_shard(&*engine, shard, found);
+        Self { kv, filter: Filter::new(FILTER_SHARDS, FILTER_BITS_PER_KEY, keys) }
     }
 
     pub(super) fn lookup(&self, id: &ChunkId) -> Result<Lookup, KvError> {
-        Ok(match self.kv.get(CHUNKS, id.as_bytes())? {
+        Ok(match self.filter.find(probe(id), || self.kv.get(CHUNKS, id.as_bytes()))? {
             None => Lookup::Absent,
             Some(value) => Location::decode(&value).map_or(Lookup::Undecodable, Lookup::At),
         })
@@ -271,7 +282,7 @@ impl Index {
 
     /// As [`Index::lookup`], with what a delta stands on.
     pub(super) fn find(&self, id: &ChunkId) -> Result<(Lookup, Vec<ChunkId>), KvError> {
-        Ok(match self.kv.get(CHUNKS, id.as_bytes())? {
+        Ok(match self.filter.find(probe(id), || self.kv.get(CHUNKS, id.as_bytes()))? {
             None => (Lookup::Absent, Vec::new()),
             Some(value) => match Location::decode(&value) {
                 Some(location) => (Lookup::At(location), location.bases(&value)),
@@ -326,7 +337,8 @@ impl Index {
         for (pack, meta) in metas {
             batch.put(PACKS, Bytes::copy_from_slice(&pack.to_be_bytes()), Bytes::copy_from_slice(&meta.encode()));
         }
-        self.kv.write(batch)
+        let probes: Vec<Probe> = entries.iter().map(|entry| probe(&entry.id)).collect();
+        self.filter.add(&probes, || self.kv.write(batch))
     }
 
     /// Takes a corrupt chunk out, remembering where it was.
@@ -347,7 +359,12 @@ impl Index {
         for (pack, meta) in metas {
             batch.put(PACKS, Bytes::copy_from_slice(&pack.to_be_bytes()), Bytes::copy_from_slice(&meta.encode()));
         }
-        if batch.is_empty() { Ok(()) } else { self.kv.write(batch) }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.kv.write(batch)?;
+        removed.iter().for_each(|(id, _)| self.filter.removed(probe(id)));
+        Ok(())
     }
 
     /// Forgets pairs of a base and a delta that does not stand on it any more.
@@ -408,7 +425,7 @@ impl Index {
     pub(super) fn page(&self, after: Option<ChunkId>, limit: usize) -> Result<Vec<(ChunkId, Location)>, KvError> {
         let mut range = prefix_range(b"");
         if let Some(ChunkId(after)) = after {
-            range.0 = std::ops::Bound::Excluded(Bytes::copy_from_slice(&after));
+            range.0 = Bound::Excluded(Bytes::copy_from_slice(&after));
         }
         let mut found = Vec::new();
         for entry in self.kv.scan(CHUNKS, range, false).take(limit) {
@@ -423,18 +440,20 @@ impl Index {
     /// Deletes everything but the list of corrupt chunks. The marks go first: if this is cut short, the packs are indexed
     /// again all the same.
     pub(super) fn clear(&self) -> Result<(), KvError> {
-        for space in [PACKS, CHUNKS, DEPENDENTS] {
-            let mut batch = Batch::new();
-            for entry in self.kv.scan(space, prefix_range(b""), false) {
-                batch.delete(space, entry?.0);
-                if batch.len() == BATCH_ENTRIES {
-                    self.kv.write(std::mem::take(&mut batch))?;
+        self.filter.clear(|| {
+            for space in [PACKS, CHUNKS, DEPENDENTS] {
+                let mut batch = Batch::new();
+                for entry in self.kv.scan(space, prefix_range(b""), false) {
+                    batch.delete(space, entry?.0);
+                    if batch.len() == BATCH_ENTRIES {
+                        self.kv.write(std::mem::take(&mut batch))?;
+                    }
                 }
+                self.kv.write(batch)?;
+                self.kv.persist()?;
             }
-            self.kv.write(batch)?;
-            self.kv.persist()?;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Whether the last run closed the store; forgets it, so that the next open sees a crash unless this run closes too.
@@ -467,4 +486,24 @@ impl Index {
 
 fn dependent_key(base: &ChunkId, dependent: &ChunkId) -> Bytes {
     base.0.into_iter().chain(dependent.0).collect()
+}
+
+/// The first 12 bits are the shard, so that it is a range of ids; the rest needs no hash, ids are one.
+fn probe(id: &ChunkId) -> Probe {
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| id.0[at + byte]));
+    Probe { shard: usize::from(u16::from_be_bytes([id.0[0], id.0[1]]) >> 4), block: word(8), bits: word(16) }
+}
+
+/// Tells the ids of a shard that have entries, whatever is in these.
+fn scan_shard(kv: &dyn Kv, shard: usize, found: &mut Found<'_>) -> Result<(), KvError> {
+    let bound = |shard: usize| Bytes::copy_from_slice(&((shard << 4) as u16).to_be_bytes());
+    let end = if shard + 1 < FILTER_SHARDS { Bound::Excluded(bound(shard + 1)) } else { Bound::Unbounded };
+    for entry in kv.scan(CHUNKS, (Bound::Included(bound(shard)), end), false) {
+        if let Some(id) = ChunkId::from_slice(&entry?.0)
+            && !found(probe(&id))
+        {
+            break;
+        }
+    }
+    Ok(())
 }

@@ -2,6 +2,8 @@
 
 use causeway_base::ChunkId;
 
+use crate::filter::mix;
+
 /// Bits a chunk. With [`PROBES`] probes about 1 chunk in 300 that was not reached counts as reached; another epoch has another
 /// seed, so that it goes then.
 const BITS_PER_CHUNK: u64 = 12;
@@ -69,14 +71,6 @@ fn probes(id: &ChunkId, seed: u64, words: usize) -> impl Iterator<Item = (usize,
         let at = ((u128::from(first.wrapping_add(probe.wrapping_mul(step))) * u128::from(bits)) >> 64) as u64;
         ((at / 64) as usize, 1 << (at % 64))
     })
-}
-
-/// The finalizer of splitmix64.
-const fn mix(mut word: u64) -> u64 {
-    word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
 }
 
 #[cfg(test)]

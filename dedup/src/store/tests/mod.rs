@@ -1,3 +1,4 @@
+mod absent;
 mod basic;
 mod blocks;
 mod crash;
