@@ -1,5 +1,6 @@
 //! From a super-feature to the chunk that had it last.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use causeway_base::ChunkId;
 use causeway_storage::kv::{Batch, Kv, KvError, Space, prefix_range};
 
 use super::{SUPER_FEATURES, Sketch};
+use crate::filter::{Filter, Found, Probe, mix};
 
 /// The space that the index takes in a store, unless it is given another.
 pub const SIMILARITY_SPACE: Space = Space("similarity");
@@ -20,13 +22,21 @@ const CLEARED_AT_ONCE: usize = 4096;
 const KEY_BYTES: usize = 5;
 const VALUE_BYTES: usize = 4 + ChunkId::LEN;
 
+/// Shards of the filter: so many ranges of slots in each table.
+const RANGES_LOG2: u8 = 10;
+/// 2.5 % of the look-ups of absent features go to the store when a shard is full; 12 bits would cost half more memory.
+const FILTER_BITS_PER_FEATURE: usize = 8;
+
 /// Finds stored chunks that resemble a new one.
 ///
 /// A super-feature names a slot in its place's table; a slot holds the newest chunk whose feature fell there. So the index
 /// is bounded by construction: at most 3 × 2^`slots_log2` entries of 41 bytes (123 bytes a chunk before the store's own
-/// overhead), the oldest being overwritten, and chunks that resemble each other share entries instead of adding some. No
-/// memory beside the store's. An entry is a hint: the chunk may be gone, so the caller looks it up and [removes] it then.
+/// overhead), the oldest being overwritten, and chunks that resemble each other share entries instead of adding some.
+/// An entry is a hint: the chunk may be gone, so the caller looks it up and [removes] it then.
 /// The index can be rebuilt from any walk over chunks; losing it loses savings only, so nothing here is persisted eagerly.
+///
+/// Most chunks resemble no other, so a filter in memory, 1 to 2.5 bytes an entry, answers for features that are absent. It
+/// knows what went through this index and its clones: do not make two of them over one space.
 ///
 /// [removes]: SimilarityIndex::remove
 #[derive(Clone, Debug)]
@@ -34,6 +44,15 @@ pub struct SimilarityIndex {
     kv: Arc<dyn Kv>,
     space: Space,
     slots_log2: u8,
+    filter: Arc<Filter>,
+}
+
+/// Where a super-feature goes.
+struct Slot {
+    key: [u8; KEY_BYTES],
+    /// The half of the feature that the slot does not tell.
+    tag: [u8; 4],
+    probe: Probe,
 }
 
 impl SimilarityIndex {
@@ -41,7 +60,11 @@ impl SimilarityIndex {
     /// slots than before finds less until it is rebuilt.
     #[must_use]
     pub fn new(kv: Arc<dyn Kv>, space: Space, slots_log2: u8) -> Self {
-        Self { kv, space, slots_log2: slots_log2.min(SLOTS_LOG2_MAX) }
+        let slots_log2 = slots_log2.min(SLOTS_LOG2_MAX);
+        let engine = Arc::clone(&kv);
+        let features = move |shard, found: &mut Found<'_>| scan_shard(&*engine, space, slots_log2, shard, found);
+        let filter = Filter::new(SUPER_FEATURES << RANGES_LOG2, FILTER_BITS_PER_FEATURE, features);
+        Self { kv, space, slots_log2, filter: Arc::new(filter) }
     }
 
     /// Enters a chunk: it is the newest with these features.
@@ -57,21 +80,17 @@ impl SimilarityIndex {
     /// # Errors
     /// [`KvError`], from the store.
     pub fn insert_all(&self, chunks: impl IntoIterator<Item = (ChunkId, Sketch)>) -> Result<(), KvError> {
-        let mut batch = Batch::new();
-        self.insert_into(&mut batch, chunks);
-        if batch.is_empty() { Ok(()) } else { self.kv.write(batch) }
-    }
-
-    /// Adds to a batch what [`SimilarityIndex::insert_all`] writes, for a caller that writes more with it.
-    pub fn insert_into(&self, batch: &mut Batch, chunks: impl IntoIterator<Item = (ChunkId, Sketch)>) {
+        let (mut batch, mut probes) = (Batch::new(), Vec::new());
         for (id, sketch) in chunks {
-            for (key, tag) in self.slots(&sketch) {
+            for Slot { key, tag, probe } in self.slots(&sketch) {
                 let mut value = [0; VALUE_BYTES];
                 value[..4].copy_from_slice(&tag);
                 value[4..].copy_from_slice(id.as_bytes());
                 batch.put(self.space, Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value));
+                probes.push(probe);
             }
         }
+        if batch.is_empty() { Ok(()) } else { self.filter.add(&probes, || self.kv.write(batch)) }
     }
 
     /// Forgets a chunk, where it is the newest.
@@ -80,9 +99,10 @@ impl SimilarityIndex {
     /// [`KvError`], from the store.
     pub fn remove(&self, id: &ChunkId, sketch: &Sketch) -> Result<(), KvError> {
         let mut batch = Batch::new();
-        for (key, tag) in self.slots(sketch) {
-            if self.read(&key)? == Some((tag, *id)) {
-                batch.delete(self.space, Bytes::copy_from_slice(&key));
+        for slot in self.slots(sketch) {
+            if self.find(&slot)? == Some(*id) {
+                batch.delete(self.space, Bytes::copy_from_slice(&slot.key));
+                self.filter.removed(slot.probe);
             }
         }
         if batch.is_empty() { Ok(()) } else { self.kv.write(batch) }
@@ -93,14 +113,12 @@ impl SimilarityIndex {
     /// # Errors
     /// [`KvError`], from the store.
     pub fn candidates(&self, sketch: &Sketch, limit: usize) -> Result<Vec<ChunkId>, KvError> {
-        let mut found: Vec<(ChunkId, usize)> = Vec::with_capacity(SUPER_FEATURES);
-        for (key, tag) in self.slots(sketch) {
-            match self.read(&key)? {
-                Some((of, id)) if of == tag => match found.iter_mut().find(|(other, _)| *other == id) {
-                    Some((_, shared)) => *shared += 1,
-                    None => found.push((id, 1)),
-                },
-                Some(_) | None => {}
+        let mut found: Vec<(ChunkId, usize)> = Vec::new();
+        for slot in self.slots(sketch) {
+            let Some(id) = self.find(&slot)? else { continue };
+            match found.iter_mut().find(|(other, _)| *other == id) {
+                Some((_, shared)) => *shared += 1,
+                None => found.push((id, 1)),
             }
         }
         found.sort_by_key(|(_, shared)| std::cmp::Reverse(*shared)); // stable: ties in the order of the tables
@@ -113,34 +131,68 @@ impl SimilarityIndex {
     /// # Errors
     /// [`KvError`], from the store.
     pub fn clear(&self) -> Result<(), KvError> {
-        loop {
-            let mut batch = Batch::new();
-            for entry in self.kv.scan(self.space, prefix_range(&[]), false).take(CLEARED_AT_ONCE) {
-                batch.delete(self.space, entry?.0);
+        self.filter.clear(|| {
+            loop {
+                let mut batch = Batch::new();
+                for entry in self.kv.scan(self.space, prefix_range(&[]), false).take(CLEARED_AT_ONCE) {
+                    batch.delete(self.space, entry?.0);
+                }
+                if batch.is_empty() {
+                    return Ok(());
+                }
+                self.kv.write(batch)?;
             }
-            if batch.is_empty() {
-                return Ok(());
-            }
-            self.kv.write(batch)?;
-        }
-    }
-
-    /// Key and tag of each super-feature: the tag is the half of it that the slot does not tell.
-    fn slots(&self, sketch: &Sketch) -> [([u8; KEY_BYTES], [u8; 4]); SUPER_FEATURES] {
-        let mask = (1_u64 << self.slots_log2) - 1;
-        std::array::from_fn(|table| {
-            let feature = sketch.0[table];
-            let [a, b, c, d] = ((feature & mask) as u32).to_be_bytes();
-            ([table as u8, a, b, c, d], ((feature >> 32) as u32).to_be_bytes())
         })
     }
 
-    /// An entry that is no entry counts as none: it will be overwritten.
-    fn read(&self, key: &[u8]) -> Result<Option<([u8; 4], ChunkId)>, KvError> {
-        let value = self.kv.get(self.space, key)?;
-        Ok(value.and_then(|value| {
-            let (tag, id) = value.split_first_chunk::<4>()?;
-            Some((*tag, ChunkId::from_slice(id)?))
-        }))
+    fn slots(&self, sketch: &Sketch) -> [Slot; SUPER_FEATURES] {
+        let mask = (1_u64 << self.slots_log2) - 1;
+        std::array::from_fn(|table| {
+            let (slot, tag) = ((sketch.0[table] & mask) as u32, (sketch.0[table] >> 32) as u32);
+            let [a, b, c, d] = slot.to_be_bytes();
+            let probe = probe(self.slots_log2, table as u8, slot, tag);
+            Slot { key: [table as u8, a, b, c, d], tag: tag.to_be_bytes(), probe }
+        })
     }
+
+    /// The newest chunk with the feature. An entry that is no entry counts as none: it will be overwritten.
+    fn find(&self, slot: &Slot) -> Result<Option<ChunkId>, KvError> {
+        self.filter.find(slot.probe, || {
+            let value = self.kv.get(self.space, &slot.key)?;
+            Ok(value.and_then(|value| ChunkId::from_slice(value.strip_prefix(&slot.tag)?)))
+        })
+    }
+}
+
+/// Bits of a slot that are not its range's.
+const fn range_bits(slots_log2: u8) -> u8 {
+    slots_log2.saturating_sub(RANGES_LOG2)
+}
+
+fn probe(slots_log2: u8, table: u8, slot: u32, tag: u32) -> Probe {
+    let range = (u64::from(slot) >> range_bits(slots_log2)) as usize; // below 2^RANGES_LOG2, as slots are below 2^slots_log2
+    let feature = u64::from(tag) << 32 | u64::from(slot);
+    let (block, bits) = (mix(feature), mix(!feature));
+    Probe { shard: usize::from(table) << RANGES_LOG2 | range, block, bits }
+}
+
+/// Tells the features whose slots are in a range of a table.
+fn scan_shard(kv: &dyn Kv, space: Space, slots_log2: u8, shard: usize, found: &mut Found<'_>) -> Result<(), KvError> {
+    let table = (shard >> RANGES_LOG2) as u8;
+    let range = (shard as u64) & ((1 << RANGES_LOG2) - 1);
+    let bound = |slot: u64| {
+        let [a, b, c, d] = (slot as u32).to_be_bytes();
+        Bytes::copy_from_slice(&[table, a, b, c, d])
+    };
+    let (first, after) = (range << range_bits(slots_log2), (range + 1) << range_bits(slots_log2));
+    for entry in kv.scan(space, (Bound::Included(bound(first)), Bound::Included(bound(after - 1))), false) {
+        let (key, value) = entry?;
+        if let (Some((_, slot)), Some(tag)) = (key.split_first_chunk::<1>(), value.first_chunk())
+            && let Ok(slot) = slot.try_into().map(u32::from_be_bytes)
+            && !found(probe(slots_log2, table, slot, u32::from_be_bytes(*tag)))
+        {
+            break;
+        }
+    }
+    Ok(())
 }

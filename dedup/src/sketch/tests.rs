@@ -149,3 +149,26 @@ proptest! {
         }
     }
 }
+
+/// One that is opened over what another entered knows nothing at first, and learns from look-ups.
+#[test]
+fn the_index_finds_what_was_entered_before_it_was_opened() {
+    for slots in [3, 12] {
+        let (kv, index) = index(slots);
+        let sketch = |n: u64| {
+            Sketch(std::array::from_fn(|table| (n * 3 + table as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+        };
+        let of = |n: u64| ChunkId([n as u8; 32]);
+        index.insert_all((0..200).map(|n| (of(n), sketch(n)))).unwrap();
+        let reopened = SimilarityIndex::new(kv.clone(), SIMILARITY_SPACE, slots);
+        for n in 1_000..9_000 {
+            assert_eq!(reopened.candidates(&sketch(n), 3).unwrap(), []);
+        }
+        for n in 0..200 {
+            assert_eq!(reopened.candidates(&sketch(n), 3).unwrap(), index.candidates(&sketch(n), 3).unwrap(), "{n}");
+        }
+        assert_eq!(index.candidates(&sketch(199), 3).unwrap(), [of(199)]);
+        reopened.insert(of(250), &sketch(250)).unwrap();
+        assert_eq!(reopened.candidates(&sketch(250), 1).unwrap(), [of(250)]);
+    }
+}
