@@ -314,8 +314,8 @@ pub enum Errno {
     /// `EPERM`: a second name for a directory.
     #[error("not permitted on a directory")]
     NotPermitted,
-    /// `EBUSY`: the volume's top directory is neither removed nor renamed.
-    #[error("it is the top of the volume")]
+    /// `EBUSY`: a volume's top directory is neither removed nor renamed, nor is a directory above a mounted volume renamed.
+    #[error("it is the top of a volume, or a volume is mounted below it")]
     Busy,
     /// `EDQUOT` of the volume.
     #[error("over the quota of the volume")]
@@ -335,6 +335,9 @@ pub enum Errno {
     /// `ESTALE`: the lock with the expected token is not held any more, another may have followed.
     #[error("the lock with this token is not held any more")]
     Fenced,
+    /// `EXDEV`: the path goes on in another volume.
+    #[error("another volume is mounted there")]
+    CrossesVolume,
 }
 
 /// What a listing shows of an entry.

@@ -37,6 +37,8 @@ pub enum FileKind {
     Directory,
     /// A symbolic link.
     Symlink,
+    /// Where another volume is mounted.
+    Mount,
 }
 
 /// The content of a regular file.
@@ -75,6 +77,15 @@ pub enum Body {
     },
     /// A symbolic link and its target, uninterpreted bytes.
     Symlink(Bytes),
+    /// Where another volume is mounted: paths end here and go on in that volume.
+    Mount {
+        /// The directory above.
+        parent: Ino,
+        /// Its name there.
+        name: Bytes,
+        /// The volume's name.
+        volume: String,
+    },
 }
 
 /// Ownership, permissions and times.
@@ -119,16 +130,17 @@ impl Inode {
             Body::File(_) => FileKind::File,
             Body::Directory { .. } => FileKind::Directory,
             Body::Symlink(_) => FileKind::Symlink,
+            Body::Mount { .. } => FileKind::Mount,
         }
     }
 
-    /// Length in bytes: of a file its content, of a symlink its target, of a directory 0.
+    /// Length in bytes: of a file its content, of a symlink its target, of a directory or mount 0.
     #[must_use]
     pub fn size(&self) -> u64 {
         match &self.body {
             Body::File(Content::Inline(bytes)) | Body::Symlink(bytes) => bytes.len() as u64,
             Body::File(Content::Manifest(manifest)) => manifest.size,
-            Body::Directory { .. } => 0,
+            Body::Directory { .. } | Body::Mount { .. } => 0,
         }
     }
 }

@@ -28,6 +28,8 @@ pub const OWNER: u8 = 0x08;
 pub const LOCK: u8 = 0x09;
 /// Advisory locks by the end of their leases.
 pub const LOCK_BY_END: u8 = 0x0a;
+/// Where other volumes are mounted, by inode.
+pub const MOUNT: u8 = 0x0b;
 /// The cluster (root group).
 pub const CLUSTER: u8 = 0x0f;
 /// Nodes (root group).
@@ -71,6 +73,19 @@ fn named(table: u8, name: &[u8]) -> Bytes {
 #[must_use]
 pub fn meta() -> Bytes {
     Bytes::from_static(&[META])
+}
+
+/// A mount by its inode.
+#[must_use]
+pub fn mount(ino: Ino) -> Bytes {
+    numbered(MOUNT, ino.0)
+}
+
+/// The inode of a mount's key.
+#[must_use]
+pub fn mount_of(key: &[u8]) -> Option<Ino> {
+    let number = key.strip_prefix(&[MOUNT])?;
+    Some(Ino(u64::from_be_bytes(number.try_into().ok()?)))
 }
 
 /// An inode.

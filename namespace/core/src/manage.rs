@@ -84,7 +84,26 @@ pub enum ManageOp {
         /// Which.
         token: u64,
     },
+    /// Makes a place where another volume is mounted, missing directories above it included. What is there already must be
+    /// an empty directory, or a mount of the same volume. At most [`MOUNTS_MAX`] in a volume.
+    Mount {
+        /// Where.
+        at: At,
+        /// The other volume's name.
+        volume: String,
+    },
+    /// Takes such a place away.
+    Unmount {
+        /// Where.
+        at: At,
+        /// The volume that is mounted there.
+        volume: String,
+    },
 }
+
+/// Most volumes that are mounted in a volume.
+pub const MOUNTS_MAX: usize = 16_384;
+
 
 /// Longest name of a lock's holder in bytes.
 pub const LOCK_HOLDER_BYTES_MAX: usize = 255;
@@ -163,7 +182,9 @@ impl ManageOp {
             Self::SetQuota { at, .. }
             | Self::AcquireLock { at, .. }
             | Self::RenewLock { at, .. }
-            | Self::ReleaseLock { at, .. } => &at.path,
+            | Self::ReleaseLock { at, .. }
+            | Self::Mount { at, .. }
+            | Self::Unmount { at, .. } => &at.path,
             Self::SetOwnerQuota { .. } | Self::SetRetention { .. } => &NO_PATH,
         }
     }

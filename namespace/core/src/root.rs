@@ -8,6 +8,13 @@ use serde::{Deserialize, Serialize};
 use causeway_base::{ClusterId, Epoch, NodeId, SiteName, StoreId, VolumeId};
 use causeway_topology::{Residency, Survive, TopologySpec};
 
+/// Whether a volume may be called so: 1 to 63 of a-z, 0-9 and `-`, not starting with `-`.
+#[must_use]
+pub fn is_volume_name(name: &str) -> bool {
+    let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(letters) && !name.starts_with('-')
+}
+
 /// Longest mount point in bytes: shorter than a path, so that it fits into a key.
 pub const MOUNT_BYTES_MAX: usize = 1024;
 /// The average chunk sizes that a volume may have, in bytes; powers of two only.
@@ -287,8 +294,8 @@ pub enum RootRefusal {
     /// The name is taken by a volume with another spec.
     #[error("volume {0:?} exists with other settings")]
     NameTaken(String),
-    /// The mount point is taken, or lies in or above another volume's.
-    #[error("mount point {mount:?} collides with volume {volume:?}")]
+    /// The mount point is taken.
+    #[error("mount point {mount:?} is that of volume {volume:?}")]
     MountTaken {
         /// Asked for.
         mount: String,

@@ -20,6 +20,7 @@ mod audit;
 mod cluster;
 mod locks;
 mod manage;
+mod mounts;
 mod names;
 mod owners;
 mod quotas;

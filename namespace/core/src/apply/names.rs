@@ -72,7 +72,7 @@ impl<'t, 'a> Tree<'t, 'a> {
         self.create(dir, name.clone(), attr, Body::Directory { parent: dir, name, entries: 0 })
     }
 
-    fn mkdir_all(&mut self, at: &At, attr: &Attr) -> Result<OpDone, Fault> {
+    pub(super) fn mkdir_all(&mut self, at: &At, attr: &Attr) -> Result<OpDone, Fault> {
         check_attr(attr)?;
         let mut dir = at.dir;
         self.expect_directory(dir)?;
@@ -85,7 +85,7 @@ impl<'t, 'a> Tree<'t, 'a> {
                     (dir, done) = (entry.ino, None);
                 }
                 Some(_) if index == last => return Err(Errno::Exists.into()),
-                Some(entry) => return Err(not_a_way(entry.kind).into()),
+                Some(entry) => return Err(not_a_way(entry.kind, Errno::SymlinkInPath).into()),
                 None => {
                     let body = Body::Directory { parent: dir, name: name.clone(), entries: 0 };
                     let made = self.create(dir, name, attr, body)?;
@@ -122,6 +122,7 @@ impl<'t, 'a> Tree<'t, 'a> {
             FileKind::File => {}
             FileKind::Directory => return Err(Errno::IsDirectory.into()),
             FileKind::Symlink => return Err(Errno::SymlinkInPath.into()),
+            FileKind::Mount => return Err(Errno::CrossesVolume.into()),
         }
         let (before, owner) = (file_bytes(inode), inode.attr.uid);
         inode.attr = Attr { ctime, ..*attr };
@@ -155,7 +156,7 @@ impl<'t, 'a> Tree<'t, 'a> {
         let ino = self.existing(from)?;
         let inode = self.transaction.inode(ino)?;
         let (kind, version, quota) = (inode.kind(), inode.version, inode.quota);
-        if kind == FileKind::Directory {
+        if matches!(kind, FileKind::Directory | FileKind::Mount) {
             return Err(Errno::NotPermitted.into());
         }
         // Kept for those who have it open: it gets no name again.
@@ -201,7 +202,7 @@ impl<'t, 'a> Tree<'t, 'a> {
             (Spot::Name { dir, entry: None, .. }, Expect::Absent) => {
                 return Ok(OpDone { ino: dir, version: self.transaction.inode(dir)?.version });
             }
-            (Spot::Name { entry, .. }, _) => entry.ok_or(Errno::NotFound)?.ino,
+            (Spot::Name { entry, .. }, _) => not_mounted(entry.ok_or(Errno::NotFound)?)?,
             (Spot::Inode(ino), _) => ino,
         };
         self.check_expect(ino, expect)?;
@@ -220,7 +221,7 @@ impl<'t, 'a> Tree<'t, 'a> {
         for name in names {
             let entry = self.entry(dir, &name)?.ok_or(Errno::NotFound)?;
             if entry.kind != FileKind::Directory {
-                return Err(not_a_way(entry.kind).into());
+                return Err(not_a_way(entry.kind, Errno::SymlinkInPath).into());
             }
             dir = entry.ino;
         }
@@ -232,7 +233,7 @@ impl<'t, 'a> Tree<'t, 'a> {
     pub(super) fn existing(&mut self, at: &At) -> Result<Ino, Fault> {
         match self.locate(at)? {
             Spot::Inode(ino) => Ok(ino),
-            Spot::Name { entry, .. } => Ok(entry.ok_or(Errno::NotFound)?.ino),
+            Spot::Name { entry, .. } => Ok(not_mounted(entry.ok_or(Errno::NotFound)?)?),
         }
     }
 
@@ -241,7 +242,7 @@ impl<'t, 'a> Tree<'t, 'a> {
         match self.locate(at)? {
             Spot::Inode(ino) => Ok(ino),
             Spot::Name { dir, name, entry } => {
-                let ino = entry.ok_or(Errno::NotFound)?.ino;
+                let ino = not_mounted(entry.ok_or(Errno::NotFound)?)?;
                 self.transaction.name(ino, dir, name);
                 Ok(ino)
             }
@@ -253,7 +254,10 @@ impl<'t, 'a> Tree<'t, 'a> {
         match self.locate(at)? {
             Spot::Inode(Ino::ROOT) => Err(Errno::Busy.into()),
             Spot::Inode(_) => Err(Errno::Invalid.into()),
-            Spot::Name { dir, name, entry } => Ok((dir, name, entry.ok_or(Errno::NotFound)?)),
+            Spot::Name { dir, name, entry } => match entry.ok_or(Errno::NotFound)? {
+                Dirent { kind: FileKind::Mount, .. } => Err(Errno::Busy.into()),
+                entry => Ok((dir, name, entry)),
+            },
         }
     }
 
@@ -271,7 +275,10 @@ impl<'t, 'a> Tree<'t, 'a> {
 
     fn expect_directory(&mut self, ino: Ino) -> Result<(), Fault> {
         let inode = self.transaction.inodes.get(self.transaction.base, &ino)?.ok_or(Errno::NotFound)?;
-        if inode.kind() == FileKind::Directory { Ok(()) } else { Err(Errno::NotDirectory.into()) }
+        match inode.kind() {
+            FileKind::Directory => Ok(()),
+            kind => Err(not_a_way(kind, Errno::NotDirectory).into()),
+        }
     }
 
     /// Compares what is there with what was expected.
@@ -291,12 +298,13 @@ impl<'t, 'a> Tree<'t, 'a> {
         match self.transaction.inode(entry.ino)?.body {
             Body::Directory { entries: 0, .. } => Ok(()),
             Body::Directory { .. } => Err(Errno::NotEmpty.into()),
+            Body::Mount { .. } => Err(Errno::Busy.into()),
             Body::File(_) | Body::Symlink(_) => Err(Errno::NotDirectory.into()),
         }
     }
 
     /// A new inode under a name that is free.
-    fn create(&mut self, dir: Ino, name: Bytes, attr: &Attr, body: Body) -> Result<OpDone, Fault> {
+    pub(super) fn create(&mut self, dir: Ino, name: Bytes, attr: &Attr, body: Body) -> Result<OpDone, Fault> {
         let (ino, version) = (self.transaction.meta.next_ino, self.transaction.seq);
         self.transaction.meta.next_ino = ino.next().ok_or(Errno::TooLarge)?;
         let attr = Attr { ctime: self.at, ..*attr };
@@ -328,7 +336,7 @@ impl<'t, 'a> Tree<'t, 'a> {
         (inode.attr.mtime, inode.attr.ctime, inode.version) = (at, at, version);
         let counted = match &mut inode.body {
             Body::Directory { entries, .. } => entries.checked_add_signed(change).map(|count| *entries = count),
-            Body::File(_) | Body::Symlink(_) => None,
+            Body::File(_) | Body::Symlink(_) | Body::Mount { .. } => None,
         };
         counted.ok_or_else(|| encode::corrupt(&key::inode(dir), "entries are miscounted").into())
     }
@@ -365,8 +373,17 @@ impl<'t, 'a> Tree<'t, 'a> {
 }
 
 /// What stands in the way of a path that goes on.
-fn not_a_way(kind: FileKind) -> Errno {
-    if kind == FileKind::Symlink { Errno::SymlinkInPath } else { Errno::NotDirectory }
+fn not_a_way(kind: FileKind, symlink: Errno) -> Errno {
+    match kind {
+        FileKind::Symlink => symlink,
+        FileKind::Mount => Errno::CrossesVolume,
+        FileKind::File | FileKind::Directory => Errno::NotDirectory,
+    }
+}
+
+/// The inode of an entry, if this volume goes on there.
+fn not_mounted(entry: Dirent) -> Result<Ino, Errno> {
+    if entry.kind == FileKind::Mount { Err(Errno::CrossesVolume) } else { Ok(entry.ino) }
 }
 
 fn check_attr(attr: &Attr) -> Result<(), Errno> {

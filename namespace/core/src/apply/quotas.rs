@@ -129,6 +129,7 @@ impl Tree<'_, '_> {
         let single = match inode.body {
             Body::File(_) | Body::Symlink(_) => inode.nlink == 1,
             Body::Directory { entries, .. } => entries == 0,
+            Body::Mount { .. } => true,
         };
         if let Some(own) = self.quota_record(moved)? {
             usage = Usage { files: usage.files + own.files, bytes: usage.bytes + own.bytes };

@@ -30,6 +30,9 @@ impl Tree<'_, '_> {
             self.check_not_below(to_dir, moved.ino)?;
         }
         if replaced.is_none_or(|replaced| replaced.ino != moved.ino) {
+            if moved.kind == FileKind::Directory {
+                self.check_nothing_mounted_below(moved.ino)?;
+            }
             if let Some(replaced) = replaced {
                 self.check_replaceable(moved, replaced).map_err(Fault::at_second)?;
                 self.leave(to_dir, to_name.clone())?;
@@ -57,7 +60,7 @@ impl Tree<'_, '_> {
             }
             above = match self.transaction.inode(above)?.body {
                 Body::Directory { parent, .. } => parent,
-                Body::File(_) | Body::Symlink(_) => {
+                Body::File(_) | Body::Symlink(_) | Body::Mount { .. } => {
                     return Err(encode::corrupt(&key::inode(above), "it has entries and is no directory").into());
                 }
             };
@@ -67,6 +70,7 @@ impl Tree<'_, '_> {
 
     fn check_replaceable(&mut self, moved: Dirent, replaced: Dirent) -> Result<(), Fault> {
         match (moved.kind, replaced.kind) {
+            (_, FileKind::Mount) => Err(Errno::Busy.into()),
             (FileKind::Directory, _) => self.check_empty(replaced),
             (_, FileKind::Directory) => Err(Errno::IsDirectory.into()),
             _ => Ok(()),

@@ -148,7 +148,7 @@ impl<'a> Transaction<'a> {
     pub(super) fn count(&mut self, inode: &Inode) {
         match inode.body {
             Body::File(_) => self.meta.files += 1,
-            Body::Directory { .. } => self.meta.dirs += 1,
+            Body::Directory { .. } | Body::Mount { .. } => self.meta.dirs += 1,
             Body::Symlink(_) => self.meta.symlinks += 1,
         }
         self.meta.logical_bytes += file_bytes(inode);
@@ -158,7 +158,7 @@ impl<'a> Transaction<'a> {
     pub(super) fn discount(&mut self, inode: &Inode) {
         match inode.body {
             Body::File(_) => self.meta.files -= 1,
-            Body::Directory { .. } => self.meta.dirs -= 1,
+            Body::Directory { .. } | Body::Mount { .. } => self.meta.dirs -= 1,
             Body::Symlink(_) => self.meta.symlinks -= 1,
         }
         self.meta.logical_bytes -= file_bytes(inode);

@@ -12,7 +12,7 @@ use crate::path;
 use crate::records::ReadError;
 use crate::root::{
     CHUNK_BYTES_AVG, ClusterRecord, MOUNT_BYTES_MAX, NodeRecord, RealmKey, RootOutcome, RootRefusal, VolumeRecord,
-    VolumeSpec,
+    VolumeSpec, is_volume_name,
 };
 
 /// Creates a volume, or finds that it is there.
@@ -147,8 +147,7 @@ fn insert(transaction: &mut Transaction<'_>, volume: &VolumeRecord, known: &Know
 }
 
 fn check_spec(transaction: &Transaction<'_>, spec: &VolumeSpec, known: &Known) -> Result<(), RootFault> {
-    let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if !(1..=63).contains(&spec.name.len()) || !spec.name.bytes().all(letters) || spec.name.starts_with('-') {
+    if !is_volume_name(&spec.name) {
         let name: String = spec.name.chars().take(80).collect();
         return Err(invalid(format!("volume name {name:?}: 1 to 63 of a-z, 0-9 and '-', not starting with '-'")));
     }
@@ -183,7 +182,7 @@ fn all_differ<T: Ord>(list: &[T]) -> bool {
     list.iter().collect::<BTreeSet<_>>().len() == list.len()
 }
 
-/// Refuses a mount point that another volume has, or that lies in or above another's.
+/// Refuses a mount point that another volume has. It may lie in or above another's: the nearest one above a path has it.
 fn check_mount(transaction: &Transaction<'_>, spec: &VolumeSpec) -> Result<(), RootFault> {
     let base = transaction.base;
     let shown = String::from_utf8_lossy(&spec.mount[..spec.mount.len().min(MOUNT_BYTES_MAX)]).into_owned();
@@ -199,17 +198,8 @@ fn check_mount(transaction: &Transaction<'_>, spec: &VolumeSpec) -> Result<(), R
         let volume = other.map_or_else(|| id.to_string(), |other| other.spec.name);
         Err(RootRefusal::MountTaken { mount: shown.clone(), volume }.into())
     };
-    let own = key::volume_by_mount(&spec.mount);
-    // It and everything above it: cut at each `/`; the empty rest is the mount point `/`.
-    let cuts = own.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).chain([own.len()]);
-    for cut in cuts {
-        if let Some(id) = transaction.others.get::<VolumeId>(base, &own.slice(..cut))? {
-            return taken(id);
-        }
-    }
-    let (from, to) = ([&own[..], b"/"].concat(), [&own[..], b"0"].concat());
-    match transaction.others.first(base, &from, &to)? {
-        Some((key, value)) => taken(crate::encode::record(&key, &value)?),
+    match transaction.others.get::<VolumeId>(base, &key::volume_by_mount(&spec.mount))? {
+        Some(id) => taken(id),
         None => Ok(()),
     }
 }

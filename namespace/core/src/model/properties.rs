@@ -207,7 +207,7 @@ fn compare(model: &Model, records: &MemoryRecords) {
         assert_eq!(query::stat_ino(records, *ino).unwrap().as_ref(), Some(inode));
         match inode.body {
             Body::File(_) => (files, bytes) = (files + 1, bytes + u128::from(inode.size())),
-            Body::Directory { .. } => dirs += 1,
+            Body::Directory { .. } | Body::Mount { .. } => dirs += 1,
             Body::Symlink(_) => symlinks += 1,
         }
     }

@@ -140,6 +140,7 @@ impl Tree {
                 FileKind::Directory => {}
                 FileKind::File => return Err(Errno::NotDirectory),
                 FileKind::Symlink => return Err(Errno::SymlinkInPath),
+                FileKind::Mount => return Err(Errno::CrossesVolume),
             }
         }
         Ok(Spot::Path(whole))
@@ -435,6 +436,7 @@ impl Tree {
             FileKind::File => {}
             FileKind::Directory => return Err(Errno::IsDirectory),
             FileKind::Symlink => return Err(Errno::SymlinkInPath),
+            FileKind::Mount => return Err(Errno::CrossesVolume),
         }
         let node = self.nodes.get_mut(&ino).unwrap();
         node.attr = Attr { ctime: now.at, ..*attr };

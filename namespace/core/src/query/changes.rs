@@ -218,7 +218,7 @@ impl Found<'_> {
 
     /// The path of an inode that was changed in place.
     fn path_now(&mut self, ino: Ino, inode: &Inode, names: &Names) -> Result<Option<Bytes>, ReadError> {
-        if let Body::Directory { parent, name, .. } = &inode.body {
+        if let Body::Directory { parent, name, .. } | Body::Mount { parent, name, .. } = &inode.body {
             return if ino == Ino::ROOT { Ok(Some(Bytes::new())) } else { self.after.path(&(*parent, name.clone())) };
         }
         for name in names.come.iter().chain(&names.used) {

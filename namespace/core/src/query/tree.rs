@@ -78,6 +78,7 @@ fn step(records: &dyn Records, at: Dirent, name: &[u8]) -> Answer<Dirent> {
         FileKind::Directory => Ok(lookup(records, at.ino, name)?.ok_or(Errno::NotFound)),
         FileKind::Symlink => Ok(Err(Errno::SymlinkInPath)),
         FileKind::File => Ok(Err(Errno::NotDirectory)),
+        FileKind::Mount => Ok(Err(Errno::CrossesVolume)),
     }
 }
 
@@ -210,7 +211,7 @@ pub fn path_of(records: &dyn Records, dir: Ino) -> Answer<Bytes> {
         match stat_ino(records, at)?.map(|inode| inode.body) {
             None => return Ok(Err(Errno::NotFound)),
             Some(Body::File(_) | Body::Symlink(_)) => return Ok(Err(Errno::NotDirectory)),
-            Some(Body::Directory { parent, name, .. }) => {
+            Some(Body::Directory { parent, name, .. } | Body::Mount { parent, name, .. }) => {
                 names.push(name);
                 at = parent;
             }

@@ -174,36 +174,27 @@ fn volumes_are_created_once_and_found_by_name_and_mount() {
 }
 
 #[test]
-fn mount_points_do_not_lie_in_each_other() {
+fn volumes_nest_and_the_nearest_above_a_path_has_it() {
     let mut root = Root::new();
-    root.create(spec("deep", "/a/b"));
-    for (mount, collides) in [
-        ("/a/b", true),
-        ("/a/b/c", true),
-        ("/a", true),
-        ("/", true),
-        ("/a/bc", false),
-        ("/a/b-", false),
-        ("/a/a", false),
-    ] {
-        let name = format!("v{}", mount.len());
-        match root.create(spec(&name, mount)) {
-            RootOutcome::Refused(RootRefusal::MountTaken { volume, .. }) if collides => assert_eq!(volume, "deep"),
-            RootOutcome::Volume(_) if !collides => {
-                root = {
-                    let mut root = Root::new();
-                    root.create(spec("deep", "/a/b"));
-                    root
-                }
-            }
-            other => panic!("{mount}: {other:?}"),
-        }
+    for (name, mount) in [("deep", "/a/b"), ("deeper", "/a/b/c/d"), ("above", "/a"), ("top", "/")] {
+        assert!(matches!(root.create(spec(name, mount)), RootOutcome::Volume(_)), "{mount}");
     }
-    let mut alone = Root::new();
-    assert!(matches!(alone.create(spec("top", "/")), RootOutcome::Volume(_)));
-    assert!(matches!(alone.refused(RootOp::CreateVolume { spec: spec("b", "/b") }), RootRefusal::MountTaken { .. }));
-    let (volume, rest) = query::volume_by_mount(&alone.records, b"/x/y").unwrap().unwrap();
-    assert_eq!((volume.spec.name.as_str(), &rest[..]), ("top", &b"x/y"[..]));
+    match root.create(spec("again", "/a/b")) {
+        RootOutcome::Refused(RootRefusal::MountTaken { volume, mount }) => {
+            assert_eq!((volume.as_str(), mount.as_str()), ("deep", "/a/b"));
+        }
+        other => panic!("{other:?}"),
+    }
+    for (path, volume, rest) in [
+        ("/a/b/c/d/e", "deeper", "e"),
+        ("/a/b/c/de", "deep", "c/de"),
+        ("/a/b", "deep", ""),
+        ("/a/bc", "above", "bc"),
+        ("/x/y", "top", "x/y"),
+    ] {
+        let (found, left) = query::volume_by_mount(&root.records, path.as_bytes()).unwrap().unwrap();
+        assert_eq!((found.spec.name.as_str(), &left[..]), (volume, rest.as_bytes()), "{path}");
+    }
 }
 
 #[test]

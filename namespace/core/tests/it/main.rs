@@ -6,6 +6,7 @@ mod cluster;
 mod encoding;
 mod locks;
 mod manage;
+mod mounts;
 mod once;
 mod sessions;
 mod support;
