@@ -28,6 +28,8 @@ pub struct Catalog {
     pub volumes: BTreeMap<VolumeId, VolumeRecord>,
     /// Volumes by the names of their mount points.
     mounts: BTreeMap<Vec<Bytes>, VolumeId>,
+    /// Of each volume that others are mounted in: where in it, and what they are called.
+    nested: BTreeMap<VolumeId, BTreeMap<Bytes, String>>,
 }
 
 impl Catalog {
@@ -40,7 +42,35 @@ impl Catalog {
         let nodes = query::nodes(records)?.into_iter().map(|node| (node.id, node)).collect();
         let volumes: BTreeMap<_, _> = query::volumes(records)?.into_iter().map(|volume| (volume.id, volume)).collect();
         let topology = query::topology(records)?;
-        Ok(Self { seq, cluster, topology, nodes, mounts: mounts(&volumes), volumes })
+        let mut catalog =
+            Self { seq, cluster, topology, nodes, mounts: mounts(&volumes), volumes, nested: BTreeMap::new() };
+        catalog.nested = catalog.nest();
+        Ok(catalog)
+    }
+
+    fn nest(&self) -> BTreeMap<VolumeId, BTreeMap<Bytes, String>> {
+        let mut nested: BTreeMap<VolumeId, BTreeMap<Bytes, String>> = BTreeMap::new();
+        for volume in self.volumes.values() {
+            if let Some((above, path)) = self.above(&volume.spec.mount) {
+                nested.entry(above.id).or_default().insert(path, volume.spec.name.clone());
+            }
+        }
+        nested
+    }
+
+    /// The volume in which a mount point lies, and where in it; `None` if in none, or at `/`.
+    #[must_use]
+    pub fn above(&self, mount: &Bytes) -> Option<(&VolumeRecord, Bytes)> {
+        let names = path::names(mount).ok()?;
+        (0..names.len()).rev().find_map(|len| {
+            let volume = self.volumes.get(self.mounts.get(&names[..len])?)?;
+            Some((volume, names[len..].join(&b"/"[..]).into()))
+        })
+    }
+
+    /// The volumes that are mounted in this one: where in it, and what they are called.
+    pub(crate) fn mounted_in(&self, volume: VolumeId) -> impl Iterator<Item = (&Bytes, &str)> {
+        self.nested.get(&volume).into_iter().flatten().map(|(path, name)| (path, name.as_str()))
     }
 
     /// A volume by its name.
@@ -129,6 +159,11 @@ mod tests {
         assert_eq!(told(&catalog, "/projects/alpha/jobs/7/out"), "v2 + out");
         assert_eq!(told(&catalog, "/projects/alphabet"), "nowhere");
         assert_eq!(told(&catalog, "/projects/../home"), Errno::Invalid.to_string());
+        let above = |mount: &'static str| catalog.above(&mount.into()).map(|(volume, path)| (volume.id.0, path));
+        assert_eq!(above("/projects/alpha/jobs/7"), Some((1, "jobs/7".into())));
+        assert_eq!(above("/projects/alpha/jobs/7/x"), Some((2, "x".into())));
+        assert_eq!((above("/projects/alpha"), above("/")), (None, None));
+        assert_eq!(catalog.nest(), [(VolumeId(1), [("jobs/7".into(), "volume-1".to_owned())].into())].into());
     }
 
     #[test]

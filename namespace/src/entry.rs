@@ -105,6 +105,7 @@ impl Entry {
                 Body::File(Content::Inline(bytes)) | Body::Symlink(bytes) => bytes.len(),
                 Body::File(Content::Manifest(manifest)) => manifest.root.len() + 64,
                 Body::Directory { name, .. } => name.len(),
+                Body::Mount { name, volume, .. } => name.len() + volume.len(),
             };
             let xattrs: usize = inode.xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
             64 + body + xattrs

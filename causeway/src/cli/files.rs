@@ -1,5 +1,6 @@
 //! `causeway ls | cat | stat | mkdir | mv | rm`
 
+use std::collections::VecDeque;
 use std::io::Write as _;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use causeway_namespace::{Consistency, Freshness, Place, ReadState};
 use causeway_namespace_core::command::{Errno, Expect, Op};
 use causeway_namespace_core::inode::{Attr, Body, Content, FileKind, Inode};
 use causeway_vfs::fetch::{Entry, Range, Sink};
-use causeway_vfs::{Located, VfsError};
+use causeway_vfs::{Located, VfsError, join};
 use serde::Serialize;
 
 use super::args::{CatArgs, Global, LsArgs, MkdirArgs, MvArgs, RmArgs, StatArgs};
@@ -83,13 +84,34 @@ async fn page(session: &Session, place: &Located, freshness: Freshness) -> anyho
 }
 
 async fn walk(session: &Session, place: &Located, freshness: Freshness) -> anyhow::Result<Listing> {
-    let mut walk = session.vfs.names().walk(place.volume.id, place.at(), true, freshness);
+    let names = session.vfs.names();
     let (mut state, mut rows) = (None, Vec::new());
-    while let Some(batch) = walk.next().await? {
-        let batch = batch.map_err(|code| place.error(code))?;
-        state = Some(batch.state);
-        let below = batch.entries.iter().filter(|entry| !entry.name.is_empty());
-        rows.extend(below.filter_map(|entry| Some(ListRow::new(&entry.name, entry.inode.as_ref()?))));
+    // Volumes that are mounted below are walked after what they are mounted in.
+    let mut left = VecDeque::from([(Bytes::new(), place.clone(), freshness)]);
+    while let Some((prefix, place, freshness)) = left.pop_front() {
+        let mut walk = names.walk(place.volume.id, place.at(), true, freshness);
+        let mut mounted = Vec::new();
+        while let Some(batch) = walk.next().await? {
+            let batch = batch.map_err(|code| place.error(code))?;
+            state.get_or_insert(batch.state);
+            for entry in batch.entries.iter().filter(|entry| !entry.name.is_empty()) {
+                let Some(inode) = &entry.inode else { continue };
+                let shown = join(&prefix, &entry.name);
+                rows.push(ListRow::new(&shown, inode));
+                // The past of a mounted volume has seqs of its own.
+                if inode.kind() == FileKind::Mount && freshness.at.is_none() {
+                    mounted.push((shown, place.join(&entry.name)));
+                }
+            }
+        }
+        for (prefix, below) in mounted {
+            if let Place::InVolume { volume, path } = names.resolve(&below.absolute()).await?
+                && path.is_empty()
+            {
+                let place = Located { volume: *volume, path, shown: below.shown };
+                left.push_back((prefix, place, freshness.consistency.into()));
+            }
+        }
     }
     Ok(Listing::of(state, rows))
 }
@@ -130,6 +152,7 @@ pub(super) async fn cat(global: &Global, args: CatArgs) -> anyhow::Result<Exit> 
     match inode.kind() {
         FileKind::File => {}
         FileKind::Directory => return Err(place.error(Errno::IsDirectory).into()),
+        FileKind::Mount => return Err(place.error(Errno::CrossesVolume).into()),
         FileKind::Symlink => {
             return Err(Failure::error(
                 Exit::Refused,
@@ -175,6 +198,7 @@ pub(super) async fn stat(global: &Global, args: StatArgs) -> anyhow::Result<Exit
         Body::File(Content::Inline(_)) => "in the metadata".to_owned(),
         Body::File(Content::Manifest(manifest)) => format!("in chunks, written at {}", manifest.origin),
         Body::Directory { entries, .. } => format!("{entries} entries"),
+        Body::Mount { volume, .. } => format!("volume {volume} is mounted there"),
         Body::Symlink(_) => "in the metadata".to_owned(),
     };
     let target = match &inode.body {

@@ -28,9 +28,11 @@ impl ListRow {
             FileKind::File => ("file", '-'),
             FileKind::Directory => ("folder", 'd'),
             FileKind::Symlink => ("symlink", 'l'),
+            FileKind::Mount => ("mount", 'm'),
         };
         let target = match &inode.body {
             Body::Symlink(target) => Some(show_name(target)),
+            Body::Mount { volume, .. } => Some(format!("volume {volume}")),
             _ => None,
         };
         Self {
@@ -64,7 +66,7 @@ impl ListRow {
 pub(crate) fn listing(rows: &[ListRow], long: bool) -> String {
     let suffix = |row: &ListRow| match (&row.target, row.kind) {
         (Some(target), _) if long => format!(" -> {target}"),
-        (_, "folder") => "/".to_owned(),
+        (_, "folder" | "mount") => "/".to_owned(),
         _ => String::new(),
     };
     let line = |row: &ListRow| {

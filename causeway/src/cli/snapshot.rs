@@ -165,6 +165,7 @@ impl Change {
                 FileKind::File => "file",
                 FileKind::Directory => "folder",
                 FileKind::Symlink => "symlink",
+                FileKind::Mount => "mount",
             },
             ino: change.ino.get(),
             size: change.size,

@@ -160,6 +160,7 @@ impl Sink for CompareSink {
                     FileKind::File => "is a file",
                     FileKind::Directory => "is a folder",
                     FileKind::Symlink => "is a symlink",
+                    FileKind::Mount => "is another volume",
                 };
                 self.differs(entry, found);
                 Ok(false)

@@ -73,6 +73,15 @@ impl Cluster {
     }
 }
 
+/// Asks again, by commands that take their time, until something holds.
+pub(crate) async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "{what}: not within a minute");
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Runs a command that reads `input` from its standard input.
 pub(crate) fn feed<S: AsRef<OsStr>>(
     cluster: &Cluster,

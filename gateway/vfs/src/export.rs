@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_base::Ino;
+use causeway_namespace::Place;
 use causeway_namespace_core::inode::{Attr, Body};
 
 use crate::error::VfsError;
@@ -15,6 +16,7 @@ use crate::fetch::{Entry, Sink};
 use crate::local::attr;
 use crate::local::scan::LeftOut;
 use crate::local::write::Writing;
+use crate::vfs::join;
 use crate::{Located, Progress, Vfs};
 
 /// What an export did.
@@ -32,12 +34,14 @@ pub struct ExportReport {
     pub logical_bytes: u64,
     /// How long it took.
     pub elapsed: Duration,
+    /// Where other volumes are mounted, and which.
+    pub mounts: Vec<(Bytes, String)>,
     /// What could not be written, and why.
     pub left_out: Vec<LeftOut>,
 }
 
 impl Vfs {
-    /// Copies everything at `place` to `target`, which becomes that file or folder. Files get their names only when they are
+    /// Copies everything at `place` to `target`, which becomes that file or folder, volumes mounted below it included. Files get their names only when they are
     /// whole. What cannot be written is in [`ExportReport::left_out`].
     ///
     /// # Errors
@@ -51,7 +55,7 @@ impl Vfs {
         self.export_at(place, causeway_namespace::Consistency::Linearizable, target, progress).await
     }
 
-    /// As [`Vfs::export`], as fresh as asked, or of a past state.
+    /// As [`Vfs::export`], as fresh as asked, or of a past state: then volumes mounted below are left out.
     ///
     /// # Errors
     /// As [`Vfs::export`].
@@ -63,10 +67,49 @@ impl Vfs {
         progress: Arc<Progress>,
     ) -> Result<ExportReport, VfsError> {
         let started = Instant::now();
-        let sink = self.fetch_tree_at(place, freshness, ExportSink::new(target), progress).await?;
+        let freshness = freshness.into();
+        let sink = self.fetch_tree_at(place, freshness, ExportSink::new(target), progress.clone()).await?;
         let mut report = sink.finish();
+        // What a mounted volume has mounted in it comes to the end of the list.
+        let mut next = 0;
+        while let Some((path, volume)) = report.mounts.get(next).cloned() {
+            next += 1;
+            let below = target.join(std::ffi::OsStr::from_bytes(&path));
+            let mounted = self.names().resolve(&join(&place.absolute(), &path)).await?;
+            let reason = match mounted {
+                Place::InVolume { volume: found, path: inside } if inside.is_empty() && found.spec.name == volume => {
+                    if freshness.at.is_none() {
+                        let shown = place.join(&path).shown;
+                        let mounted = Located { volume: *found, path: inside, shown };
+                        let freshness = freshness.consistency;
+                        let sink = ExportSink::new(&below);
+                        let sink = self.fetch_tree_at(&mounted, freshness, sink, progress.clone()).await?;
+                        report.add(&path, sink.finish());
+                        continue;
+                    }
+                    "past states are read one volume at a time"
+                }
+                _ => "this node does not know it yet",
+            };
+            report.left_out.push(LeftOut { path, reason: format!("volume {volume} is mounted there, and {reason}") });
+        }
         report.elapsed = started.elapsed();
         Ok(report)
+    }
+}
+
+impl ExportReport {
+    /// Takes in what was exported of a volume that is mounted at `path`.
+    fn add(&mut self, path: &[u8], other: Self) {
+        self.files += other.files;
+        // Its top was there already.
+        self.directories += other.directories.saturating_sub(1);
+        self.symlinks += other.symlinks;
+        self.links += other.links;
+        self.logical_bytes += other.logical_bytes;
+        self.mounts.extend(other.mounts.into_iter().map(|(below, volume)| (join(path, &below), volume)));
+        let left_out = |item: LeftOut| LeftOut { path: join(path, &item.path), reason: item.reason };
+        self.left_out.extend(other.left_out.into_iter().map(left_out));
     }
 }
 
@@ -133,12 +176,15 @@ impl ExportSink {
         let inode = &entry.inode;
         match &inode.body {
             Body::Directory { .. } => {
-                match std::fs::create_dir(&path) {
-                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => {}
-                    made => made?,
-                }
+                make_folder(&path)?;
                 self.folders.push((path, inode.attr, inode.xattrs.clone()));
                 self.report.directories += 1;
+                Ok(false)
+            }
+            Body::Mount { volume, .. } => {
+                make_folder(&path)?;
+                self.report.directories += 1;
+                self.report.mounts.push((entry.path.clone(), volume.clone()));
                 Ok(false)
             }
             Body::Symlink(target) => {
@@ -157,6 +203,14 @@ impl ExportSink {
                 Ok(true)
             }
         }
+    }
+}
+
+/// Makes a folder, or finds it there.
+fn make_folder(path: &Path) -> std::io::Result<()> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
     }
 }
 

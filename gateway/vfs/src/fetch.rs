@@ -277,7 +277,7 @@ impl Planner {
                     return Ok(false);
                 }
             }
-            Body::Directory { .. } | Body::Symlink(_) => {}
+            Body::Directory { .. } | Body::Symlink(_) | Body::Mount { .. } => {}
         }
         self.batch.steps.push(Step::End(entry));
         let full = self.batch.steps.len() >= 2 * BATCH_ENTRIES || self.batch.bytes >= BATCH_BYTES;

@@ -23,4 +23,4 @@ mod vfs;
 pub use error::VfsError;
 pub use progress::Progress;
 pub use transfer::{ChunkTransfer, TransferError};
-pub use vfs::{Located, Vfs};
+pub use vfs::{Located, Vfs, join};

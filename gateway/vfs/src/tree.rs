@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use causeway_namespace::Consistency;
-use causeway_namespace_core::command::{Expect, Op};
+use causeway_namespace_core::command::{Errno, Expect, Op};
 use causeway_namespace_core::inode::FileKind;
 
 use crate::error::VfsError;
@@ -13,7 +13,8 @@ const BATCH_OPS: usize = 512;
 
 impl Vfs {
     /// Removes everything below `place` and `place` itself: what was there when it began; an entry made meanwhile keeps
-    /// its folder, and is reported as not empty. Returns the number of entries removed.
+    /// its folder, and is reported as not empty. If another volume is mounted below, nothing is removed. Returns the number
+    /// of entries removed.
     ///
     /// # Errors
     /// [`VfsError`]; what was removed before stays removed. Cancel safe in that sense.
@@ -23,6 +24,10 @@ impl Vfs {
         while let Some(batch) = walk.next().await? {
             let batch = batch.map_err(|code| place.error(code))?;
             entries.extend(batch.entries.into_iter().map(|entry| (entry.name, entry.kind)));
+        }
+        // Nothing goes if not all of it can.
+        if let Some((path, _)) = entries.iter().find(|(_, kind)| *kind == FileKind::Mount) {
+            return Err(place.join(path).error(Errno::Busy));
         }
         // What is in a folder comes after it in a walk: the reverse order empties each before it goes.
         let mut removed = 0;
@@ -35,6 +40,7 @@ impl Vfs {
             }
             ops.push(match kind {
                 FileKind::Directory => Op::Rmdir { at },
+                FileKind::Mount => return Err(place.join(path).error(Errno::Busy)),
                 FileKind::File | FileKind::Symlink => Op::Unlink { at, expect: Expect::Any },
             });
             removed += 1;

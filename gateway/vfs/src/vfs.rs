@@ -41,6 +41,13 @@ impl Located {
         At { dir: Ino::ROOT, path: self.path.clone() }
     }
 
+    /// The absolute path.
+    #[must_use]
+    pub fn absolute(&self) -> Bytes {
+        let mount: &[u8] = if self.volume.spec.mount == "/" { b"" } else { &self.volume.spec.mount };
+        [mount, b"/", &self.path].concat().into()
+    }
+
     /// A place below this one.
     #[must_use]
     pub fn join(&self, below: &[u8]) -> Self {
@@ -57,7 +64,8 @@ impl Located {
 }
 
 /// Two parts of a path, of which either may be empty.
-pub(crate) fn join(above: &[u8], below: &[u8]) -> Bytes {
+#[must_use]
+pub fn join(above: &[u8], below: &[u8]) -> Bytes {
     let slash = usize::from(!above.is_empty() && !below.is_empty() && !above.ends_with(b"/"));
     let mut path = Vec::with_capacity(above.len() + slash + below.len());
     path.extend_from_slice(above);

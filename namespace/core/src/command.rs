@@ -7,7 +7,7 @@ use causeway_base::{ClientId, Ino, Seq, Timestamp};
 
 use crate::audit::By;
 use crate::inode::{Attr, Content, FileKind};
-use crate::manage::ManageOp;
+use crate::manage::{ManageOp, MountOp};
 use crate::root::{RootOp, RootOutcome};
 
 /// Most operations in one request.
@@ -100,6 +100,8 @@ pub enum RequestBody {
         /// By whom, and why.
         by: By,
     },
+    /// Another volume is mounted here, or no more. Proposed by nodes.
+    Mount(MountOp),
 }
 
 /// A session of at-most-once requests: numbered by the volume, never reused.

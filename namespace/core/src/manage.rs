@@ -84,26 +84,23 @@ pub enum ManageOp {
         /// Which.
         token: u64,
     },
-    /// Makes a place where another volume is mounted, missing directories above it included. What is there already must be
-    /// an empty directory, or a mount of the same volume. At most [`MOUNTS_MAX`] in a volume.
-    Mount {
-        /// Where.
-        at: At,
-        /// The other volume's name.
-        volume: String,
-    },
-    /// Takes such a place away.
-    Unmount {
-        /// Where.
-        at: At,
-        /// The volume that is mounted there.
-        volume: String,
-    },
+}
+
+/// Makes a place where another volume is mounted, missing directories above it included, or takes it away. Nodes ask for it
+/// as often as they like: what is there already is left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountOp {
+    /// Where, from the top of the volume that it is mounted in. What is there already must be an empty directory, or a mount
+    /// of the same volume.
+    pub path: Bytes,
+    /// The name of the volume that is mounted.
+    pub volume: String,
+    /// Whether it is to be there.
+    pub mounted: bool,
 }
 
 /// Most volumes that are mounted in a volume.
 pub const MOUNTS_MAX: usize = 16_384;
-
 
 /// Longest name of a lock's holder in bytes.
 pub const LOCK_HOLDER_BYTES_MAX: usize = 255;
@@ -182,9 +179,7 @@ impl ManageOp {
             Self::SetQuota { at, .. }
             | Self::AcquireLock { at, .. }
             | Self::RenewLock { at, .. }
-            | Self::ReleaseLock { at, .. }
-            | Self::Mount { at, .. }
-            | Self::Unmount { at, .. } => &at.path,
+            | Self::ReleaseLock { at, .. } => &at.path,
             Self::SetOwnerQuota { .. } | Self::SetRetention { .. } => &NO_PATH,
         }
     }

@@ -3,6 +3,7 @@
 pub(crate) mod forward;
 pub(crate) mod join;
 pub(crate) mod manage;
+mod mounts;
 mod mutate;
 mod placement;
 mod reads;

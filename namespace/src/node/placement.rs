@@ -13,6 +13,7 @@ use causeway_namespace_core::root::{NodeRecord, RootOp, VolumeRecord};
 use causeway_namespace_raft::{Driven, Group, Members};
 
 use super::Namespace;
+use super::mounts::MountsSeen;
 use crate::catalog::Catalog;
 use crate::placement;
 
@@ -26,6 +27,7 @@ const STEPS_MAX: usize = 16;
 pub(super) async fn run(namespace: Arc<Namespace>) {
     let mut catalog = namespace.watch_catalog();
     let mut told: BTreeMap<VolumeId, String> = BTreeMap::new();
+    let mut mounts = MountsSeen::default();
     loop {
         tokio::select! {
             () = tokio::time::sleep(ROUND) => {}
@@ -37,9 +39,15 @@ pub(super) async fn run(namespace: Arc<Namespace>) {
             look_after_root(&namespace, &now, &mut told).await;
             for volume in now.volumes.values() {
                 match namespace.group(volume.id) {
-                    Some(group) if group.is_leader() => look_after(&namespace, &group, volume).await,
+                    Some(group) if group.is_leader() => {
+                        look_after(&namespace, &group, volume).await;
+                        mounts.look_after(&namespace, &group, volume, &now).await;
+                    }
                     // For the leader to follow; who leads later waits for home as after any failure.
-                    Some(group) => _ = group.take_home_changed(),
+                    Some(group) => {
+                        group.take_home_changed();
+                        mounts.forget(volume.id);
+                    }
                     None => {}
                 }
             }

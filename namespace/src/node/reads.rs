@@ -8,6 +8,7 @@ use causeway_namespace_core::command::{At, Errno};
 use causeway_namespace_core::inode::FileKind;
 use causeway_namespace_core::query;
 use causeway_namespace_core::records::{ReadError, Records};
+use causeway_namespace_core::root::VolumeRecord;
 use tokio::time::Instant;
 
 use super::{Namespace, blocking};
@@ -113,6 +114,17 @@ impl Namespace {
         Ok(Read { state, value: blocking(read).await? })
     }
 
+    /// Whether a path goes on in a volume that is mounted below this one, as far as this node's own replica tells. If it has
+    /// none, the volume's leader will say so to whoever acts on the path.
+    async fn leaves(&self, volume: &VolumeRecord, path: Bytes) -> bool {
+        if path.is_empty() {
+            return false;
+        }
+        let Some(view) = self.group(volume.id).and_then(|group| group.view().ok()) else { return false };
+        let read = move || query::resolve(&view, &path);
+        matches!(blocking(read).await, Ok(Err(Errno::CrossesVolume)))
+    }
+
     /// Where an absolute path of the namespace leads, and the seq of the root group at which it does. What is in no volume
     /// that this node knows is looked up again once the root group was asked. Where that is out of reach for a second, what
     /// is known here must do for a directory above mounts; but that a path lies nowhere is never said on such grounds, since
@@ -124,6 +136,7 @@ impl Namespace {
         let catalog = self.catalog();
         match catalog.resolve(path) {
             Ok(Place::Above { .. } | Place::Nowhere) => {}
+            Ok(Place::InVolume { volume, path }) if self.leaves(&volume, path.clone()).await => {}
             known => return Ok(known.map(|place| (place, catalog.seq))),
         }
         let refreshed = self.refresh_catalog(deadline.min(REFRESH_MAX)).await;
@@ -143,7 +156,11 @@ pub(crate) fn found(records: &dyn Records, at: &At) -> Result<Result<Found, Errn
         Err(errno) => return Ok(Err(errno)),
     };
     let inode = query::stat_ino(records, ino)?;
-    Ok(inode.map(|inode| Found { ino, inode }).ok_or(Errno::NotFound))
+    Ok(match inode {
+        Some(inode) if inode.kind() == FileKind::Mount => Err(Errno::CrossesVolume),
+        Some(inode) => Ok(Found { ino, inode }),
+        None => Err(Errno::NotFound),
+    })
 }
 
 fn list(

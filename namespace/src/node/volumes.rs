@@ -137,7 +137,8 @@ impl Namespace {
         }
     }
 
-    /// Creates a volume and waits until it takes writes. What the spec leaves empty is filled: voters by the planner, for
+    /// Creates a volume and waits until it takes writes. If its mount point lies in another volume, that one must be in
+    /// reach, and must have nothing but an empty directory there. What the spec leaves empty is filled: voters by the planner, for
     /// what it should survive (or, if it does not say and lists no voters, for the loss of a site or else of a node, and with
     /// all nodes as voters where neither can be held); the realm with `default`, the chunk size with 64 KiB. The same again
     /// answers with the existing one.
@@ -165,7 +166,13 @@ impl Namespace {
         if spec.chunk_bytes_avg == 0 {
             spec.chunk_bytes_avg = CHUNK_BYTES_AVG;
         }
-        let (seq, id) = match self.audited_by(RootOp::CreateVolume { spec }, by, deadline).await? {
+        // First there, so that it is never taken for a place to write: see `mounts`.
+        let mount = self.mount_above(&spec, left()).await?;
+        let created = self.audited_by(RootOp::CreateVolume { spec }, by, left()).await;
+        if let (Err(Error::Root(_)), Some(mount)) = (&created, mount) {
+            self.take_back(mount, left()).await;
+        }
+        let (seq, id) = match created? {
             (seq, RootOutcome::Volume(id)) => (seq, id),
             (_, other) => return Err(Error::Invalid(format!("the root group answered {other:?}"))),
         };

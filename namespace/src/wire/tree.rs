@@ -20,6 +20,7 @@ impl Wire for FileKind {
             Self::File => v1::FileKind::File,
             Self::Directory => v1::FileKind::Directory,
             Self::Symlink => v1::FileKind::Symlink,
+            Self::Mount => v1::FileKind::Mount,
         };
         kind.into()
     }
@@ -29,6 +30,7 @@ impl Wire for FileKind {
             Ok(v1::FileKind::File) => Ok(Self::File),
             Ok(v1::FileKind::Directory) => Ok(Self::Directory),
             Ok(v1::FileKind::Symlink) => Ok(Self::Symlink),
+            Ok(v1::FileKind::Mount) => Ok(Self::Mount),
             Ok(v1::FileKind::Unspecified) | Err(_) => Err(WireError::bad("kind", message)),
         }
     }
@@ -75,6 +77,7 @@ errnos! {
     TreeQuotaExceeded = TreeQuotaExceeded,
     OwnerQuotaExceeded = OwnerQuotaExceeded,
     Fenced = Fenced,
+    CrossesVolume = CrossesVolume,
 }
 
 impl Wire for At {
@@ -148,6 +151,7 @@ impl Wire for Inode {
                 Theirs::Directory(v1::Directory { parent: parent.0, entries, name })
             }
             Body::Symlink(target) => Theirs::Symlink(target),
+            Body::Mount { parent, name, volume } => Theirs::Mount(v1::Mount { parent: parent.0, name, volume }),
         };
         let xattrs = self.xattrs.into_iter().map(|(name, value)| v1::Xattr { name, value }).collect();
         v1::Inode {
@@ -168,6 +172,7 @@ impl Wire for Inode {
                 Body::Directory { parent: Ino(parent), name, entries }
             }
             Theirs::Symlink(target) => Body::Symlink(target),
+            Theirs::Mount(v1::Mount { parent, name, volume }) => Body::Mount { parent: Ino(parent), name, volume },
         };
         Ok(Self {
             attr: required(message.attr, "inode.attr")?,

@@ -62,6 +62,18 @@ pub struct Directory {
     #[prost(bytes = "bytes", tag = "3")]
     pub name: ::prost::bytes::Bytes,
 }
+/// Where another volume is mounted.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Mount {
+    #[prost(uint64, tag = "1")]
+    pub parent: u64,
+    /// Its name in the parent.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: ::prost::bytes::Bytes,
+    /// The volume's name.
+    #[prost(string, tag = "3")]
+    pub volume: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Xattr {
     #[prost(bytes = "bytes", tag = "1")]
@@ -83,7 +95,7 @@ pub struct Inode {
     /// Inode of the nearest directory whose quota counts it; 0: none.
     #[prost(uint64, tag = "8")]
     pub quota: u64,
-    #[prost(oneof = "inode::Body", tags = "4, 5, 6")]
+    #[prost(oneof = "inode::Body", tags = "4, 5, 6, 9")]
     pub body: ::core::option::Option<inode::Body>,
 }
 /// Nested message and enum types in `Inode`.
@@ -96,6 +108,8 @@ pub mod inode {
         Directory(super::Directory),
         #[prost(bytes, tag = "6")]
         Symlink(::prost::bytes::Bytes),
+        #[prost(message, tag = "9")]
+        Mount(super::Mount),
     }
 }
 /// An entry of a listing or a walk.
@@ -612,6 +626,8 @@ pub enum FileKind {
     File = 1,
     Directory = 2,
     Symlink = 3,
+    /// Another volume is mounted there.
+    Mount = 4,
 }
 impl FileKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -624,6 +640,7 @@ impl FileKind {
             Self::File => "FILE_KIND_FILE",
             Self::Directory => "FILE_KIND_DIRECTORY",
             Self::Symlink => "FILE_KIND_SYMLINK",
+            Self::Mount => "FILE_KIND_MOUNT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -633,6 +650,7 @@ impl FileKind {
             "FILE_KIND_FILE" => Some(Self::File),
             "FILE_KIND_DIRECTORY" => Some(Self::Directory),
             "FILE_KIND_SYMLINK" => Some(Self::Symlink),
+            "FILE_KIND_MOUNT" => Some(Self::Mount),
             _ => None,
         }
     }
@@ -662,6 +680,7 @@ pub enum Errno {
     TreeQuotaExceeded = 18,
     OwnerQuotaExceeded = 19,
     Fenced = 20,
+    CrossesVolume = 21,
 }
 impl Errno {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -691,6 +710,7 @@ impl Errno {
             Self::TreeQuotaExceeded => "ERRNO_TREE_QUOTA_EXCEEDED",
             Self::OwnerQuotaExceeded => "ERRNO_OWNER_QUOTA_EXCEEDED",
             Self::Fenced => "ERRNO_FENCED",
+            Self::CrossesVolume => "ERRNO_CROSSES_VOLUME",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -717,6 +737,7 @@ impl Errno {
             "ERRNO_TREE_QUOTA_EXCEEDED" => Some(Self::TreeQuotaExceeded),
             "ERRNO_OWNER_QUOTA_EXCEEDED" => Some(Self::OwnerQuotaExceeded),
             "ERRNO_FENCED" => Some(Self::Fenced),
+            "ERRNO_CROSSES_VOLUME" => Some(Self::CrossesVolume),
             _ => None,
         }
     }

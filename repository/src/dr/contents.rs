@@ -83,7 +83,7 @@ impl Contents {
                 let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
                 return Ok(vec![Piece::Data(bytes.slice(at(range.start)..at(range.end)))]);
             }
-            Body::Directory { .. } => return Ok(Vec::new()),
+            Body::Directory { .. } | Body::Mount { .. } => return Ok(Vec::new()),
             Body::File(Content::Manifest(manifest)) => manifest.root.clone(),
         };
         let placed = self.placed(&root, range.clone()).await?;

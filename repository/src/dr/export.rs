@@ -126,7 +126,8 @@ fn at(failure: Failure, path: &Path) -> Error {
 impl Export<'_> {
     fn entry(&mut self, ino: Ino, inode: &Inode, to: &Path) -> Result<(), Failure> {
         match &inode.body {
-            Body::Directory { .. } => {
+            // What is mounted there is an image of its own; its place is an empty folder.
+            Body::Directory { .. } | Body::Mount { .. } => {
                 fs::create_dir(to)?;
                 self.report.directories += 1;
             }

@@ -176,11 +176,12 @@ pub enum VolumeCommand {
     /// Creates a volume.
     #[command(after_help = "\
 Example:
-  causeway volume create data --home zurich --replicas zurich,westeurope --caches eastus")]
+  causeway volume create data --home zurich --replicas zurich,westeurope --caches eastus
+  causeway volume create job-7 --mount /data/jobs/7/out --home westeurope")]
     Create {
         /// Its name: 1 to 63 of a-z, 0-9 and '-'.
         name: String,
-        /// Where it is mounted (default: /NAME).
+        /// Where it is mounted (default: /NAME). In another volume it takes the place of an empty folder, or of nothing.
         #[arg(long)]
         mount: Option<String>,
         /// The site where its leader should be.

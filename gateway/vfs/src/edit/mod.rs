@@ -183,6 +183,7 @@ impl Edit<'_> {
             Body::File(content) => content.clone(),
             Body::Directory { .. } => return Err(self.place.error(Errno::IsDirectory)),
             Body::Symlink(_) => return Err(self.place.error(Errno::SymlinkInPath)),
+            Body::Mount { .. } => return Err(self.place.error(Errno::CrossesVolume)),
         };
         debug_assert_eq!(inode.kind(), FileKind::File);
         report.size_before = inode.size();

@@ -27,8 +27,6 @@ impl Tree<'_, '_> {
             }
             ManageOp::RenewLock { at, token, lease_millis } => self.renew_lock(at, *token, *lease_millis),
             ManageOp::ReleaseLock { at, token } => self.release_lock(at, *token),
-            ManageOp::Mount { at, volume } => self.mount(at, volume),
-            ManageOp::Unmount { at, volume } => self.unmount(at, volume),
         }
     }
 

@@ -113,6 +113,7 @@ fn one(transaction: &mut Transaction<'_>, request: &Request, limits: Limits) -> 
         | RequestBody::Manage { .. }
         | RequestBody::Once { .. }
         | RequestBody::ExpireLocks
+        | RequestBody::Mount(_)
             if kind == GroupKind::Root =>
         {
             Ok(Outcome::Invalid("the root group has no tree and no sessions".to_owned()))
@@ -133,6 +134,7 @@ fn one(transaction: &mut Transaction<'_>, request: &Request, limits: Limits) -> 
             sessions::once(transaction, sessions::Once { id: *id, print: *print }, ops, request.at, limits)
         }
         RequestBody::ExpireLocks => locks::expire(transaction, request.at),
+        RequestBody::Mount(op) => mounts::apply(transaction, op, request.at),
         RequestBody::Root(op) => cluster::apply(transaction, op).map(Outcome::Root),
         RequestBody::Audited { op, by } => audit::apply(transaction, op, by, request.at),
         RequestBody::RaiseEpoch { epoch } if *epoch > transaction.meta.epoch => {

@@ -9,20 +9,46 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use causeway_base::Ino;
+use causeway_base::{Ino, Timestamp};
 
 use super::names::{Spot, Tree};
-use super::transaction::Fault;
-use crate::command::{At, Errno, OpDone};
+use super::sessions::become_volume;
+use super::transaction::{Fault, Transaction};
+use crate::command::{At, Errno, OpDone, Outcome, Refusal};
 use crate::encode;
-use crate::inode::{Attr, Body, Dirent, FileKind};
+use crate::inode::{Attr, Body, Dirent, FileKind, PATH_BYTES_MAX};
 use crate::key;
-use crate::manage::MOUNTS_MAX;
+use crate::manage::{MOUNTS_MAX, MountOp};
+use crate::meta::GroupKind;
 use crate::path;
+use crate::records::ReadError;
 use crate::root::is_volume_name;
 
+/// Brings the place to where the request wants it, or refuses.
+pub(super) fn apply(transaction: &mut Transaction<'_>, op: &MountOp, at: Timestamp) -> Result<Outcome, ReadError> {
+    if transaction.meta.kind == GroupKind::Blank {
+        become_volume(transaction, at)?;
+        transaction.begin();
+    }
+    let place = At { dir: Ino::ROOT, path: op.path.clone() };
+    let mut tree = Tree::new(transaction, at);
+    let done = tree.limited(|tree| match op.mounted {
+        true => tree.mount(&place, &op.volume),
+        false => tree.unmount(&place, &op.volume),
+    });
+    match done {
+        Ok(done) => Ok(Outcome::Done(vec![done])),
+        Err(Fault::Refused(code, _)) => {
+            transaction.roll_back();
+            let path = op.path.slice(..op.path.len().min(PATH_BYTES_MAX));
+            Ok(Outcome::Refused(Refusal { op: 0, code, path }))
+        }
+        Err(Fault::Read(error)) => Err(error),
+    }
+}
+
 impl Tree<'_, '_> {
-    pub(super) fn mount(&mut self, at: &At, volume: &str) -> Result<OpDone, Fault> {
+    fn mount(&mut self, at: &At, volume: &str) -> Result<OpDone, Fault> {
         if !is_volume_name(volume) {
             return Err(Errno::Invalid.into());
         }
@@ -55,7 +81,7 @@ impl Tree<'_, '_> {
         Ok(done)
     }
 
-    pub(super) fn unmount(&mut self, at: &At, volume: &str) -> Result<OpDone, Fault> {
+    fn unmount(&mut self, at: &At, volume: &str) -> Result<OpDone, Fault> {
         let Spot::Name { dir, name, entry: Some(Dirent { ino, kind: FileKind::Mount }) } = self.locate(at)? else {
             return Err(Errno::NotFound.into());
         };

@@ -42,8 +42,13 @@ impl<'t, 'a> Tree<'t, 'a> {
 
     /// Applies one operation.
     pub(super) fn apply(&mut self, op: &Op) -> Result<OpDone, Fault> {
+        self.limited(|tree| tree.change(op))
+    }
+
+    /// Does something that quotas limit.
+    pub(super) fn limited(&mut self, change: impl FnOnce(&mut Self) -> Result<OpDone, Fault>) -> Result<OpDone, Fault> {
         self.remember_quotas();
-        let done = self.change(op)?;
+        let done = change(self)?;
         self.check_quotas()?;
         Ok(done)
     }

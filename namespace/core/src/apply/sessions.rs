@@ -106,7 +106,7 @@ pub(super) fn once(
     perform_once(transaction, numbered, Work::Batch(ops), at, limits)
 }
 
-fn become_volume(transaction: &mut Transaction<'_>, at: Timestamp) -> Result<(), ReadError> {
+pub(super) fn become_volume(transaction: &mut Transaction<'_>, at: Timestamp) -> Result<(), ReadError> {
     let mut top = blank_top();
     (top.attr.mtime, top.attr.ctime, top.version) = (at, at, transaction.seq);
     transaction.meta.kind = GroupKind::Volume;

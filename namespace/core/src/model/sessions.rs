@@ -49,7 +49,10 @@ impl Model {
                 Outcome::EpochRaised
             }
             RequestBody::RaiseEpoch { .. } | RequestBody::Root(_) => Outcome::Invalid(String::new()),
-            RequestBody::Once { .. } | RequestBody::ExpireLocks | RequestBody::Audited { .. } => {
+            RequestBody::Once { .. }
+            | RequestBody::ExpireLocks
+            | RequestBody::Audited { .. }
+            | RequestBody::Mount(_) => {
                 panic!("the strategies make none")
             }
             RequestBody::Mutate { session, number, acked_below, ops } => {

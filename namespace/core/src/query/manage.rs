@@ -5,10 +5,11 @@ use bytes::Bytes;
 use causeway_base::{Ino, Timestamp};
 
 use super::cluster::{get, pages};
-use super::tree::meta;
-use crate::key;
+use super::tree::{meta, path_of, referred};
+use crate::inode::{Body, Inode};
 use crate::manage::{LockRecord, OwnerRecord, QuotaRecord, RetentionRecord, SnapshotRecord};
 use crate::records::{ReadError, Records};
+use crate::{encode, key};
 
 /// All snapshots by name. Their seqs are those that must not be pruned.
 ///
@@ -48,6 +49,35 @@ pub fn owners(records: &dyn Records) -> Result<Vec<(u32, OwnerRecord)>, ReadErro
     let mut found = Vec::new();
     pages(records, key::OWNER, |key, owner| found.extend(key::owner_of(&key).map(|uid| (uid, owner))))?;
     Ok(found)
+}
+
+/// The places where other volumes are mounted.
+///
+/// # Errors
+/// The store's.
+pub fn mounts(records: &dyn Records) -> Result<Vec<Mount>, ReadError> {
+    let mut inos = Vec::new();
+    pages(records, key::MOUNT, |key, ()| inos.extend(key::mount_of(&key)))?;
+    let mut found = Vec::with_capacity(inos.len());
+    for ino in inos {
+        let Inode { attr, body: Body::Mount { volume, .. }, .. } = referred(records, ino)? else {
+            return Err(encode::corrupt(&key::mount(ino), "no volume is mounted there"));
+        };
+        let path = path_of(records, ino)?.map_err(|errno| encode::corrupt(&key::mount(ino), errno))?;
+        found.push(Mount { path, volume, since: attr.ctime });
+    }
+    Ok(found)
+}
+
+/// A place where another volume is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Its path from the top.
+    pub path: Bytes,
+    /// The other volume's name.
+    pub volume: String,
+    /// When it was made.
+    pub since: Timestamp,
 }
 
 /// How long old states are kept; `None`: as the node likes.
