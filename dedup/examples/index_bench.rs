@@ -1,40 +1,48 @@
-//! The chunk index at scale: synthetic ids through a store's key-value engine, in the form that the index has.
+//! The chunk index at scale: synthetic ids through the index over a key-value engine.
 //!
 //! ```text
-//! cargo run --release -p causeway-dedup --example index_bench -- [--count N] [--engine fjall|sled] [--cache-mib N]
+//! cargo run --release -p causeway-dedup --example index_bench -- [--count N] [--engine fjall|sled] [--cache-mib N] [--dir DIR]
 //! ```
-//! Prints bytes on disk and resident memory a chunk, the rate of entries, of lookups of absent and of present ids, and the
-//! time to open. Writes to a temporary folder and removes it.
+//! Prints bytes on disk and in memory, the rate of entries, of lookups of absent and of present ids, and the time to open.
+//! The entries are written by another process, this one opens what is there: so its memory is not that of loading. With DIR
+//! the index is kept there, and a second run with the same count reads it again; else it is temporary.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
-use causeway_base::ByteSize;
+use causeway_base::{ByteSize, ChunkId};
 use causeway_dedup::INDEX_SPACES;
-use causeway_storage::kv::{Batch, FjallKv, FjallOptions, Kv, SledKv, SledOptions};
+use causeway_dedup::store::{BareIndex, FILTERED_SPACES};
+use causeway_storage::kv::{FjallKv, FjallOptions, Kv, SledKv, SledOptions};
 
 type Fallible<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 const BATCH_ENTRIES: u64 = 4096;
-const LOOKUPS: u64 = 1_000_000;
+const ABSENT: u64 = 1_000 * BATCH_ENTRIES;
+const PRESENT: u64 = 250_000;
 
 struct Args {
     count: u64,
     engine: String,
     cache: ByteSize,
+    dir: Option<PathBuf>,
+    /// Write the entries to `dir`, and no more.
+    load: bool,
 }
 
 fn args() -> Fallible<Args> {
-    let mut parsed = Args { count: 1_000_000, engine: "fjall".to_owned(), cache: ByteSize::mib(64) };
+    let mut parsed =
+        Args { count: 1_000_000, engine: "fjall".to_owned(), cache: ByteSize::mib(64), dir: None, load: false };
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
         let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;
         match flag.as_str() {
             "--count" => parsed.count = value.parse()?,
             "--engine" => parsed.engine = value,
+            "--dir" => parsed.dir = Some(value.into()),
+            "--load" => parsed.load = value.parse()?,
             "--cache-mib" => parsed.cache = ByteSize::mib(value.parse()?),
             _ => return Err(format!("no flag {flag}").into()),
         }
@@ -45,7 +53,7 @@ fn args() -> Fallible<Args> {
 fn open(args: &Args, dir: &Path) -> Fallible<Arc<dyn Kv>> {
     Ok(match args.engine.as_str() {
         "fjall" => {
-            let options = FjallOptions { cache: args.cache, ..FjallOptions::default() };
+            let options = FjallOptions { cache: args.cache, filtered: FILTERED_SPACES, ..FjallOptions::default() };
             Arc::new(FjallKv::open(dir, INDEX_SPACES, &options)?)
         }
         "sled" => {
@@ -58,72 +66,101 @@ fn open(args: &Args, dir: &Path) -> Fallible<Arc<dyn Kv>> {
 
 fn main() -> Fallible {
     let args = args()?;
-    let space = INDEX_SPACES[0];
-    let dir = tempfile::tempdir()?;
-    let path = dir.path().join("index");
-    let idle = resident();
-    let kv = open(&args, &path)?;
+    let temporary = tempfile::tempdir()?;
+    let path = args.dir.clone().unwrap_or_else(|| temporary.path().join("index"));
+    if args.load {
+        return load(&args, &path);
+    }
     println!("{} chunks, {}, cache {}", args.count, args.engine, args.cache);
+    if !path.exists() {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(std::env::args().skip(1)).args(["--load", "true", "--dir"]).arg(&path);
+        if !command.status()?.success() {
+            return Err("the entries were not written".into());
+        }
+    }
 
+    let idle = resident();
+    let start = Instant::now();
+    let index = BareIndex::new(open(&args, &path)?);
+    println!("{:<28} {:>10.2} s", "open", start.elapsed().as_secs_f64());
+    memory("opened", &args, &index, idle);
+    present(&args, &index, "present ids, nothing cached")?;
+    memory("cache filled", &args, &index, idle);
+
+    for round in ["the filter learns", "first", "again"] {
+        let mut time = Duration::ZERO;
+        for first in (0..ABSENT).step_by(BATCH_ENTRIES as usize) {
+            let ids: Vec<ChunkId> = (first..first + BATCH_ENTRIES).map(|number| id(args.count + number)).collect();
+            let start = Instant::now();
+            for id in &ids {
+                assert_eq!(index.find(id)?, None);
+            }
+            time += start.elapsed();
+        }
+        let per_second = ABSENT as f64 / time.as_secs_f64();
+        println!("{:<28} {per_second:>10.0} /s", format!("absent ids, {round}"));
+    }
+    present(&args, &index, "present ids")?;
+    memory("in the end", &args, &index, idle);
+    let bytes = disk(&path)?;
+    println!("{:<28} {:>10.1} B a chunk ({})", "on disk", bytes as f64 / args.count as f64, ByteSize(bytes));
+    Ok(())
+}
+
+/// Writes the entries.
+fn load(args: &Args, path: &Path) -> Fallible {
+    let kv = open(args, path)?;
+    let index = BareIndex::new(kv.clone());
+    index.begin()?;
     let start = Instant::now();
     let mut next = 0;
     while next < args.count {
-        let mut batch = Batch::new();
-        for number in next..args.count.min(next + BATCH_ENTRIES) {
-            batch.put(space, id(number), value(number));
-        }
+        let numbers = next..args.count.min(next + BATCH_ENTRIES);
+        index.publish(numbers.map(|number| {
+            let (pack, offset, raw_len) = place(number);
+            (id(number), pack, offset, raw_len, (number % 9) as u8)
+        }))?;
         next += BATCH_ENTRIES;
-        kv.write(batch)?;
     }
     kv.persist()?;
     rate("entries written", args.count, start);
-    drop(kv);
-    let start = Instant::now();
-    let kv = open(&args, &path)?;
-    println!("{:<28} {:>10.2} s", "open", start.elapsed().as_secs_f64());
-
-    for round in ["first", "again"] {
-        let start = Instant::now();
-        let mut found = 0;
-        for number in 0..LOOKUPS {
-            found += u64::from(kv.get(space, &id(args.count + number))?.is_some());
-        }
-        rate(&format!("absent ids, {round}"), LOOKUPS, start);
-        assert_eq!(found, 0);
-    }
-    let start = Instant::now();
-    for number in 0..LOOKUPS / 4 {
-        let number = number * 7_919 % args.count;
-        assert_eq!(kv.get(space, &id(number))?.as_deref(), Some(value(number).as_ref()));
-    }
-    rate("present ids", LOOKUPS / 4, start);
-
-    let per_chunk = |bytes: u64| bytes as f64 / args.count as f64;
-    println!("{:<28} {:>10.1} B a chunk", "on disk", per_chunk(disk(&path)?));
-    let memory = resident().saturating_sub(idle);
-    println!("{:<28} {:>10.1} B a chunk ({})", "resident", per_chunk(memory), ByteSize(memory));
     Ok(())
+}
+
+fn present(args: &Args, index: &BareIndex, what: &str) -> Fallible {
+    let start = Instant::now();
+    for number in 0..PRESENT {
+        let number = number * 7_919 % args.count;
+        assert_eq!(index.find(&id(number))?, Some(place(number)));
+    }
+    rate(what, PRESENT, start);
+    Ok(())
+}
+
+fn memory(when: &str, args: &Args, index: &BareIndex, idle: u64) {
+    let (filter, all) = (index.filter_bytes(), resident().saturating_sub(idle));
+    let per_chunk = filter as f64 / args.count as f64;
+    println!(
+        "{:<28} {:>14} resident, the filter {} of it ({per_chunk:.2} B a chunk)",
+        when,
+        ByteSize(all),
+        ByteSize(filter)
+    );
 }
 
 fn rate(what: &str, count: u64, start: Instant) {
     println!("{what:<28} {:>10.0} /s", count as f64 / start.elapsed().as_secs_f64());
 }
 
-fn id(number: u64) -> Bytes {
-    Bytes::copy_from_slice(blake3::hash(&number.to_le_bytes()).as_bytes())
+fn id(number: u64) -> ChunkId {
+    ChunkId(*blake3::hash(&number.to_le_bytes()).as_bytes())
 }
 
-/// As a location in a block: chunks come in the order in which they lie in packs.
-fn value(number: u64) -> Bytes {
-    let (block, place) = (number / 9, number % 9);
-    let mut out = [0; 16];
-    out[..4].copy_from_slice(&((block / 400) as u32).to_le_bytes());
-    out[4..8].copy_from_slice(&((block % 400 * 160_000 + 64) as u32).to_le_bytes());
-    out[8..11].copy_from_slice(&160_000_u32.to_le_bytes()[..3]);
-    out[11..14].copy_from_slice(&((number * 40_503 % 200_000) as u32).to_le_bytes()[..3]);
-    out[14] = 0x11;
-    out[15] = place as u8;
-    Bytes::copy_from_slice(&out)
+/// Chunks come in the order in which they lie in packs, in blocks of nine: pack, offset, plain length.
+fn place(number: u64) -> (u32, u32, u32) {
+    let block = number / 9;
+    ((block / 400) as u32, (block % 400 * 160_000 + 64) as u32, (number * 40_503 % 200_000) as u32)
 }
 
 /// Resident bytes that are the process's own, not a file's pages.

@@ -41,7 +41,9 @@ use causeway_storage::disk::Disk;
 use causeway_storage::kv::Kv;
 
 pub use error::{Damage, StoreError};
-pub use index::INDEX_SPACES;
+#[doc(hidden)]
+pub use index::bare::BareIndex;
+pub use index::{FILTERED_SPACES, INDEX_SPACES};
 pub use like::{LikelyBase, PutHints};
 pub use options::{
     DamagedRange, PutOutcome, RebuildReason, RecoveryReport, StoreOptions, StoreState, StoreStats, TailCut,

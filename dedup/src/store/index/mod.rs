@@ -3,6 +3,10 @@
 //! Entries of a batch and the packs' marks ("indexed up to here") are written together, and a store loses at most its
 //! newest batches in a crash, so the marks always say exactly what is missing.
 
+pub(super) mod bare;
+mod location;
+mod meta;
+
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -11,9 +15,8 @@ use bytes::Bytes;
 use causeway_base::ChunkId;
 use causeway_storage::kv::{Batch, Kv, KvError, Space, prefix_range};
 
-use super::format::{FooterEntry, RECORD_HEADER_BYTES};
-use crate::Codec;
-use crate::delta::{BASES_MAX, DEPTH_MAX};
+pub(super) use self::location::{Entry, Location};
+pub(super) use self::meta::{PackMeta, PackState};
 use crate::filter::{Filter, Found, Probe};
 use crate::sketch::{SIMILARITY_SPACE, SLOTS_LOG2_DEFAULT, SimilarityIndex};
 
@@ -26,6 +29,9 @@ const DEPENDENTS: Space = Space("chunk-dependents");
 /// The spaces that the index needs; the caller opens its store with them.
 pub const INDEX_SPACES: &[Space] = &[CHUNKS, PACKS, CORRUPT, DEPENDENTS, SIMILARITY_SPACE];
 
+/// Those of them that have a filter of their own in front: an engine's own filters would be memory and disk for little.
+pub const FILTERED_SPACES: &[Space] = &[CHUNKS, SIMILARITY_SPACE];
+
 /// Ranges of ids that the filter learns apart: at 100 M chunks a scan of 24,000 entries, some 25 ms.
 const FILTER_SHARDS: usize = 1 << 12;
 /// 0.4 % of the look-ups of absent chunks go to the engine when a shard is full, 0.1 % on average.
@@ -36,218 +42,6 @@ const CLEAN_KEY: &[u8] = b"clean";
 
 /// Entries that go into one batch.
 pub(super) const BATCH_ENTRIES: usize = 16 << 10;
-
-/// Where a chunk lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Location {
-    pub(super) pack: u32,
-    pub(super) offset: u32,
-    pub(super) payload_len: u32,
-    pub(super) raw_len: u32,
-    pub(super) codec: Codec,
-    /// Its number in a block; `None` for a record of its own.
-    pub(super) member: Option<u8>,
-    /// Links of the chain that ends with this delta; 0 for a chunk that stands alone.
-    pub(super) depth: u8,
-}
-
-/// What is put into the index.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) id: ChunkId,
-    pub(super) location: Location,
-    /// What a delta stands on; empty for a chunk that stands alone.
-    pub(super) bases: Vec<ChunkId>,
-}
-
-impl Entry {
-    pub(super) fn of(pack: u32, entry: &FooterEntry) -> Self {
-        Self { id: entry.id, location: Location::of(pack, entry), bases: entry.bases.clone() }
-    }
-}
-
-/// In the byte of the codec: a block, and the chunk's number in it follows.
-const IN_BLOCK: u8 = 0x10;
-/// In the byte of the codec: a delta; its depth follows, and in the index the chunks of its base.
-const IS_DELTA: u8 = 0x20;
-
-impl Location {
-    pub(super) const fn of(pack: u32, entry: &FooterEntry) -> Self {
-        let FooterEntry { id: _, offset, payload_len, raw_len, codec, member, depth, bases: _ } = *entry;
-        Self { pack, offset, payload_len, raw_len, codec, member, depth }
-    }
-
-    /// What the chunk takes in its pack: its record, or of a block it shares at most its plain length.
-    pub(super) fn share(&self) -> u64 {
-        let record = self.record_len() as u64;
-        if self.member.is_some() { record.min(u64::from(self.raw_len)) } else { record }
-    }
-
-    /// Bytes of the record.
-    pub(super) const fn record_len(&self) -> usize {
-        RECORD_HEADER_BYTES + self.payload_len as usize
-    }
-
-    /// 15 bytes, 16 in a block, 16 and the bases for a delta: at 100 M chunks each one counts. Lengths are below 2^24.
-    fn encode(self, bases: &[ChunkId]) -> Bytes {
-        let mut out = [0; 16];
-        out[..4].copy_from_slice(&self.pack.to_le_bytes());
-        out[4..8].copy_from_slice(&self.offset.to_le_bytes());
-        out[8..11].copy_from_slice(&self.payload_len.to_le_bytes()[..3]);
-        out[11..14].copy_from_slice(&self.raw_len.to_le_bytes()[..3]);
-        out[14] = self.codec.to_byte();
-        if self.depth > 0 {
-            out[14] |= IS_DELTA;
-            out[15] = self.depth;
-            let bases = bases.iter().flat_map(|base| base.0);
-            return out.into_iter().chain(bases).collect();
-        }
-        let Some(number) = self.member else { return Bytes::copy_from_slice(&out[..15]) };
-        out[14] |= IN_BLOCK;
-        out[15] = number;
-        Bytes::copy_from_slice(&out)
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let in_block = bytes.get(14)? & IN_BLOCK != 0;
-        let depth = if bytes[14] & IS_DELTA != 0 { *bytes.get(15)? } else { 0 };
-        let rest = bytes.len().checked_sub(15 + usize::from(in_block || depth > 0))?;
-        let bases = rest / ChunkId::LEN;
-        let right = if depth > 0 {
-            // An entry of what is corrupt names no bases.
-            depth <= DEPTH_MAX && !in_block && bases <= BASES_MAX && rest.is_multiple_of(ChunkId::LEN)
-        } else {
-            rest == 0
-        };
-        if !right {
-            return None;
-        }
-        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        let short = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], 0]);
-        let codec = Codec::from_byte(bytes[14] & !(IN_BLOCK | IS_DELTA)).ok()?;
-        let member = in_block.then(|| bytes[15]);
-        let (payload_len, raw_len) = (short(8), short(11));
-        let location = Self { pack: word(0), offset: word(4), payload_len, raw_len, codec, member, depth };
-        (codec.is_delta() == (depth > 0)).then_some(location)
-    }
-
-    /// The bases in an entry that decodes.
-    fn bases(self, bytes: &[u8]) -> Vec<ChunkId> {
-        let bases = if self.depth > 0 { bytes.get(16..).unwrap_or_default() } else { &[] };
-        bases.chunks_exact(ChunkId::LEN).filter_map(ChunkId::from_slice).collect()
-    }
-}
-
-/// What a pack is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PackState {
-    /// Records may follow.
-    Open,
-    /// It has a footer and never changes.
-    Sealed,
-    /// It has bad bytes before good ones: kept as it is, and never written.
-    Damaged,
-    /// Nothing in it is used: the file is being removed.
-    Dead,
-}
-
-/// Bit beside a pack's state.
-const THINNED: u8 = 0x10;
-
-/// What the index knows of a pack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PackMeta {
-    pub(super) state: PackState,
-    /// Chunks of it were collected: the index may lack what the pack has.
-    pub(super) thinned: bool,
-    /// All records before this offset are in the index.
-    pub(super) indexed_to: u32,
-    pub(super) chunks: u32,
-    /// Bytes of the records.
-    pub(super) stored_bytes: u64,
-    /// Plain bytes of the chunks.
-    pub(super) raw_bytes: u64,
-    /// Of the chunks, those that are deltas.
-    pub(super) deltas: Deltas,
-}
-
-/// Chunks that rest as deltas.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Deltas {
-    pub(super) chunks: u32,
-    /// Bytes of the records.
-    pub(super) stored_bytes: u64,
-    /// Plain bytes of the chunks.
-    pub(super) raw_bytes: u64,
-}
-
-impl PackMeta {
-    pub(super) const EMPTY: Self = Self {
-        state: PackState::Open,
-        thinned: false,
-        indexed_to: 0,
-        chunks: 0,
-        stored_bytes: 0,
-        raw_bytes: 0,
-        deltas: Deltas { chunks: 0, stored_bytes: 0, raw_bytes: 0 },
-    };
-
-    pub(super) fn count(&mut self, entry: &FooterEntry) {
-        self.chunks += 1;
-        if entry.is_first() {
-            self.stored_bytes += RECORD_HEADER_BYTES as u64 + u64::from(entry.payload_len);
-        }
-        self.raw_bytes += u64::from(entry.raw_len);
-        if entry.depth > 0 {
-            self.deltas.chunks += 1;
-            self.deltas.stored_bytes += RECORD_HEADER_BYTES as u64 + u64::from(entry.payload_len);
-            self.deltas.raw_bytes += u64::from(entry.raw_len);
-        }
-    }
-
-    fn encode(self) -> [u8; 46] {
-        let mut out = [0; 46];
-        out[0] = 2; // version
-        out[1] = match self.state {
-            PackState::Open => 0,
-            PackState::Sealed => 1,
-            PackState::Damaged => 2,
-            PackState::Dead => 3,
-        };
-        out[1] |= if self.thinned { THINNED } else { 0 };
-        out[2..6].copy_from_slice(&self.indexed_to.to_le_bytes());
-        out[6..10].copy_from_slice(&self.chunks.to_le_bytes());
-        out[10..18].copy_from_slice(&self.stored_bytes.to_le_bytes());
-        out[18..26].copy_from_slice(&self.raw_bytes.to_le_bytes());
-        out[26..30].copy_from_slice(&self.deltas.chunks.to_le_bytes());
-        out[30..38].copy_from_slice(&self.deltas.stored_bytes.to_le_bytes());
-        out[38..].copy_from_slice(&self.deltas.raw_bytes.to_le_bytes());
-        out
-    }
-
-    /// Version 1 ends before the deltas, of which it knew none.
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        if !matches!((bytes.first()?, bytes.len()), (1, 26) | (2, 46)) {
-            return None;
-        }
-        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
-        let thinned = bytes[1] & THINNED != 0;
-        let state = match bytes[1] & !THINNED {
-            0 => PackState::Open,
-            1 => PackState::Sealed,
-            2 => PackState::Damaged,
-            3 => PackState::Dead,
-            _ => return None,
-        };
-        let deltas = match bytes[0] {
-            1 => Deltas::default(),
-            _ => Deltas { chunks: word(26), stored_bytes: long(30), raw_bytes: long(38) },
-        };
-        let (stored_bytes, raw_bytes) = (long(10), long(18));
-        Some(Self { state, thinned, indexed_to: word(2), chunks: word(6), stored_bytes, raw_bytes, deltas })
-    }
-}
 
 /// What a lookup found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
