@@ -214,7 +214,7 @@ fn whole(realm: &Realm, files: &[PathBuf], dir: &Path, block_bytes: u32) -> Fall
     let store = open()?;
     println!("{:<28} {:>8.1} ms", "open", start.elapsed().as_secs_f64() * 1e3);
     let start = Instant::now();
-    let report = store.rebuild_index(|_, _| {})?;
+    let report = store.rebuild_index(|_| {})?;
     let seconds = start.elapsed().as_secs_f64();
     let rate = report.indexed as f64 / seconds;
     println!("{:<28} {rate:>8.0} chunks/s from {} packs' footers", "index rebuilt", report.packs);

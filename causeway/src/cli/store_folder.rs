@@ -1,12 +1,14 @@
 //! `causeway store rebuild` and `causeway store stats`: the chunk store of a node that does not run.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use causeway_base::ByteSize;
 use causeway_dedup::store::RecoveryReport;
 use causeway_storage::disk::{Disk, RealDisk};
+use indicatif::{ProgressBar, ProgressStyle};
 use rand::Rng as _;
 use serde::Serialize;
 
@@ -14,8 +16,11 @@ use super::args::{Global, StoreFolder};
 use super::exit::{Exit, Failure};
 use crate::config::Config;
 use crate::node::folder::DataFolder;
-use crate::node::stores::{open_chunks, remove_index};
+use crate::node::stores::{open_chunks, rebuild_chunks};
 use crate::output;
+
+/// How often progress is told where there is no terminal.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// What `rebuild` did.
 #[derive(Serialize)]
@@ -108,15 +113,51 @@ fn claim(global: &Global, folder: &StoreFolder) -> anyhow::Result<(DataFolder, P
     Ok((DataFolder::claim_existing(path.clone())?, path, limits))
 }
 
+/// How far a rebuild is: a bar on a terminal, a line every ten seconds elsewhere; both on stderr.
+struct ShownRebuild {
+    bar: ProgressBar,
+    start: Instant,
+    told: Cell<Instant>,
+}
+
+impl ShownRebuild {
+    fn start() -> Self {
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = ProgressStyle::with_template("{pos}/{len} packs [{bar:28}] {msg} {elapsed_precise}") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Self { bar, start: Instant::now(), told: Cell::new(Instant::now()) }
+    }
+
+    fn show(&self, report: &RecoveryReport) {
+        let rate = report.indexed as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
+        let message = format!("{} chunks, {rate:.0} chunks/s", report.indexed);
+        let finished = report.packs_read == report.packs;
+        if self.bar.is_hidden() && (finished || self.told.get().elapsed() >= TOLD_EVERY) {
+            self.told.set(Instant::now());
+            eprintln!("{}/{} packs, {message}", report.packs_read, report.packs);
+        }
+        self.bar.set_length(report.packs);
+        self.bar.set_position(report.packs_read);
+        self.bar.set_message(message);
+    }
+
+    /// Takes the bar away.
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 /// Builds the chunk index anew from the packs alone.
 pub(super) fn rebuild(global: &Global, args: &StoreFolder) -> anyhow::Result<Exit> {
     let (folder, path, limits) = claim(global, args)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    // The old one is gone even if it does not open. What it knew of corrupt chunks is found again when they are read.
-    remove_index(&folder)?;
     let start = Instant::now();
-    let (store, report) = open_chunks(&disk, &folder, &limits, rand::rng().random())?;
+    let shown = ShownRebuild::start();
+    let (store, report) =
+        rebuild_chunks(&disk, &folder, &limits, rand::rng().random(), &mut |report| shown.show(report))?;
     store.close()?;
+    shown.finish();
     let seconds = start.elapsed().as_secs_f64();
     let stats = store.stats();
     let rebuilt = Rebuilt {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use causeway_base::ByteSize;
-use causeway_dedup::store::{ChunkStore, INDEX_SPACES, RecoveryReport, StoreError, StoreOptions};
+use causeway_dedup::store::{
+    ChunkStore, CorruptList, FILTERED_SPACES, INDEX_SPACES, RecoveryReport, StoreError, StoreOptions,
+};
 use causeway_namespace_raft::STATE_SPACES;
 use causeway_storage::disk::{Disk, RealDisk};
 use causeway_storage::kv::{FjallKv, FjallOptions, Kv, KvError, SledKv, SledOptions};
@@ -44,22 +46,13 @@ pub(crate) fn open_chunks(
     limits: &LimitsSection,
     seed: u64,
 ) -> anyhow::Result<(ChunkStore, RecoveryReport)> {
-    let options = StoreOptions {
-        reserve_bytes: limits.disk_reserve.bytes(),
-        seed,
-        trust_index_after_crash: limits.index_engine == IndexEngine::Fjall,
-        ..StoreOptions::default()
-    };
-    let open = || -> Result<(ChunkStore, RecoveryReport), StoreError> {
-        let index = open_index(folder, limits)?;
-        ChunkStore::open(disk.clone(), folder.packs(), index, options.clone())
-    };
-    forget_other_engine(folder, limits.index_engine)?;
+    let open = || open_store(disk, folder, limits, seed, &mut |_| {});
+    forget_other_engine(folder, limits)?;
     let opened = match open() {
         Err(StoreError::Index(KvError::Damaged { reason, .. })) => {
-            // It holds nothing that the packs do not: made anew, never repaired.
+            // It holds little that the packs do not: made anew, never repaired.
             tracing::error!(%reason, "the chunk index is damaged; it is built anew from the packs");
-            remove_index(folder)?;
+            replace_index(folder, limits)?;
             open()
         }
         opened => opened,
@@ -67,9 +60,41 @@ pub(crate) fn open_chunks(
     opened.with_context(|| format!("open the chunk store {}", folder.packs().display()))
 }
 
-fn open_index(folder: &DataFolder, limits: &LimitsSection) -> Result<Arc<dyn Kv>, KvError> {
-    let fjall = kv_options(limits, limits.index_cache);
-    match limits.index_engine {
+/// Opens the chunk store of a folder with an index that is built anew from the packs. `progress` is told the report so far
+/// after each pack.
+pub(crate) fn rebuild_chunks(
+    disk: &Arc<dyn Disk>,
+    folder: &DataFolder,
+    limits: &LimitsSection,
+    seed: u64,
+    progress: &mut dyn FnMut(&RecoveryReport),
+) -> anyhow::Result<(ChunkStore, RecoveryReport)> {
+    replace_index(folder, limits)?;
+    name_engine(folder, limits.index_engine)?;
+    open_store(disk, folder, limits, seed, progress)
+        .with_context(|| format!("open the chunk store {}", folder.packs().display()))
+}
+
+fn open_store(
+    disk: &Arc<dyn Disk>,
+    folder: &DataFolder,
+    limits: &LimitsSection,
+    seed: u64,
+    progress: &mut dyn FnMut(&RecoveryReport),
+) -> Result<(ChunkStore, RecoveryReport), StoreError> {
+    let options = StoreOptions {
+        reserve_bytes: limits.disk_reserve.bytes(),
+        seed,
+        trust_index_after_crash: limits.index_engine == IndexEngine::Fjall,
+        ..StoreOptions::default()
+    };
+    let index = open_index(folder, limits, limits.index_engine)?;
+    ChunkStore::open_watched(disk.clone(), folder.packs(), index, options, progress)
+}
+
+fn open_index(folder: &DataFolder, limits: &LimitsSection, engine: IndexEngine) -> Result<Arc<dyn Kv>, KvError> {
+    let fjall = FjallOptions { filtered: FILTERED_SPACES, ..kv_options(limits, limits.index_cache) };
+    match engine {
         IndexEngine::Fjall => Ok(Arc::new(FjallKv::open(&folder.index(), INDEX_SPACES, &fjall)?)),
         IndexEngine::Sled => {
             let sled = SledOptions { cache: limits.index_cache, reserve: fjall.reserve };
@@ -79,38 +104,125 @@ fn open_index(folder: &DataFolder, limits: &LimitsSection) -> Result<Arc<dyn Kv>
 }
 
 /// Removes the index if another engine wrote it. The engine that did is named in a file beside its own.
-fn forget_other_engine(folder: &DataFolder, engine: IndexEngine) -> anyhow::Result<()> {
-    let name = folder.index_engine();
-    let wanted = match engine {
-        IndexEngine::Fjall => "fjall",
-        IndexEngine::Sled => "sled",
-    };
-    let written = match std::fs::read_to_string(&name) {
-        Ok(written) => Some(written.trim().to_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("read {}", name.display())),
-    };
-    if written.as_deref() == Some(wanted) {
+fn forget_other_engine(folder: &DataFolder, limits: &LimitsSection) -> anyhow::Result<()> {
+    let (written, wanted) = (named_engine(folder)?, limits.index_engine);
+    if written == Some(wanted) {
         return Ok(());
     }
-    // Removed first: if this is cut short, the next start finds the old name and does it again.
+    // Replaced first: if this is cut short, the next start finds the old name and does it again.
     if folder.index().exists() {
-        tracing::warn!(wanted, written, "the chunk index is another engine's; it is built anew from the packs");
-        remove_index(folder)?;
+        tracing::warn!(?wanted, ?written, "the chunk index is another engine's; it is built anew from the packs");
+        replace_index(folder, limits)?;
     }
-    std::fs::write(&name, wanted).with_context(|| format!("write {}", name.display()))
+    name_engine(folder, wanted)
 }
 
-/// Removes the index: it is filled from the packs when the store is opened.
-pub(crate) fn remove_index(folder: &DataFolder) -> anyhow::Result<()> {
+/// The engine that wrote the index; `None` if it is not named, or by no name that there is.
+fn named_engine(folder: &DataFolder) -> anyhow::Result<Option<IndexEngine>> {
+    let name = folder.index_engine();
+    match std::fs::read_to_string(&name) {
+        Ok(written) => {
+            Ok([IndexEngine::Fjall, IndexEngine::Sled].into_iter().find(|engine| engine.name() == written.trim()))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {}", name.display())),
+    }
+}
+
+fn name_engine(folder: &DataFolder, engine: IndexEngine) -> anyhow::Result<()> {
+    let name = folder.index_engine();
+    std::fs::write(&name, engine.name()).with_context(|| format!("write {}", name.display()))
+}
+
+/// Replaces the index by one with nothing but the old one's list of corrupt chunks, if that can be read: it is filled from
+/// the packs when the store is opened.
+fn replace_index(folder: &DataFolder, limits: &LimitsSection) -> anyhow::Result<()> {
+    let corrupt = match corrupt_list(folder, limits) {
+        Ok(corrupt) => corrupt,
+        Err(error) => {
+            tracing::warn!(%error, "which chunks are corrupt is not known any more: it is found again when they are read");
+            CorruptList::default()
+        }
+    };
     match std::fs::remove_dir_all(folder.index()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", folder.index().display()))
+            return Err(error).with_context(|| format!("remove {}", folder.index().display()));
         }
-        _ => Ok(()),
+        _ => {}
+    }
+    if !corrupt.is_empty() {
+        let index = open_index(folder, limits, limits.index_engine);
+        index
+            .and_then(|index| corrupt.write(&*index))
+            .with_context(|| format!("keep the list of {} corrupt chunks", corrupt.len()))?;
+    }
+    Ok(())
+}
+
+fn corrupt_list(folder: &DataFolder, limits: &LimitsSection) -> anyhow::Result<CorruptList> {
+    match named_engine(folder)? {
+        Some(engine) if folder.index().exists() => Ok(CorruptList::read(&*open_index(folder, limits, engine)?)?),
+        _ => Ok(CorruptList::default()),
     }
 }
 
 fn tell(report: &RecoveryReport) {
     tracing::info!(?report, "chunk store opened");
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_dedup::{EncodedChunk, Realm};
+
+    use super::*;
+
+    /// What replaces an index, for whatever reason, knows what the old one knew of corrupt chunks.
+    #[test]
+    fn the_list_of_corrupt_chunks_outlives_its_index() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = DataFolder::claim(temporary.path().join("node")).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let limits = LimitsSection { disk_reserve: ByteSize(0), ..LimitsSection::default() };
+        let realm = Realm::new("test", [7; 32]);
+        let chunks: Vec<EncodedChunk> = (0..20_u32)
+            .map(|number| {
+                let mut plain = vec![0; 300_000];
+                blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof().fill(&mut plain);
+                EncodedChunk::plain(realm.chunk_id(&plain), plain.into())
+            })
+            .collect();
+        let (store, _) = open_chunks(&disk, &folder, &limits, 1).unwrap();
+        store.put_many(&chunks).unwrap();
+        store.close().unwrap();
+        let pack = folder.packs().join("00000000.pack");
+        let mut bytes = std::fs::read(&pack).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&pack, bytes).unwrap();
+        let failed = chunks.iter().filter(|chunk| store.get(&chunk.id).is_err()).count();
+        let corrupt = store.corrupt_ids();
+        assert!(failed == corrupt.len() && (1..20).contains(&failed), "{failed}");
+        drop(store);
+
+        let mut told = Vec::new();
+        let mut progress = |report: &RecoveryReport| told.push((report.packs_read, report.packs, report.indexed));
+        let (store, _) = rebuild_chunks(&disk, &folder, &limits, 1, &mut progress).unwrap();
+        assert_eq!(told, [(1, 1, 20 - failed as u64)], "what is corrupt is not told to be here");
+        assert_eq!(store.corrupt_ids(), corrupt);
+        assert!(!store.contains(&corrupt[0]).unwrap());
+        store.close().unwrap();
+        drop(store);
+
+        let limits = LimitsSection { index_engine: IndexEngine::Sled, ..limits };
+        let (store, report) = open_chunks(&disk, &folder, &limits, 1).unwrap();
+        assert!(report.rebuilt.is_some(), "another engine");
+        assert_eq!(store.corrupt_ids(), corrupt);
+        store.put_many(&chunks).unwrap();
+        store.close().unwrap();
+        assert_eq!(store.corrupt_ids(), [], "healed");
+        drop(store);
+        let (store, _) = rebuild_chunks(&disk, &folder, &limits, 1, &mut |_| {}).unwrap();
+        assert_eq!(store.corrupt_ids(), []);
+        assert!(chunks.iter().all(|chunk| store.get(&chunk.id).unwrap().is_some()));
+    }
 }

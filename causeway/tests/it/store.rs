@@ -64,7 +64,10 @@ async fn a_node_on_sled_is_killed_its_index_damaged_and_it_serves_all() {
     // Offline, with nothing left of the index, and then with another engine.
     cluster.nodes.kill(NodeId(1)).await.unwrap();
     std::fs::remove_dir_all(data.join("index")).unwrap();
-    let rebuilt = cluster.json(["store", "rebuild", "--node", "1"]);
+    let output = cluster.run(["--output", "json", "store", "rebuild", "--node", "1"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains(" packs, ") && told.contains(" chunks/s"), "{told}");
+    let rebuilt: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let chunks = rebuilt["chunks"].as_u64().unwrap();
     assert!(chunks >= 40 && rebuilt["chunks_per_second"].as_f64().unwrap() > 0.0, "{rebuilt}");
     let text = std::fs::read_to_string(&cluster.config.path).unwrap();

@@ -43,7 +43,7 @@ use causeway_storage::kv::Kv;
 pub use error::{Damage, StoreError};
 #[doc(hidden)]
 pub use index::bare::BareIndex;
-pub use index::{FILTERED_SPACES, INDEX_SPACES};
+pub use index::{CorruptList, FILTERED_SPACES, INDEX_SPACES};
 pub use like::{LikelyBase, PutHints};
 pub use options::{
     DamagedRange, PutOutcome, RebuildReason, RecoveryReport, StoreOptions, StoreState, StoreStats, TailCut,
@@ -119,10 +119,24 @@ impl ChunkStore {
         kv: Arc<dyn Kv>,
         options: StoreOptions,
     ) -> Result<(Self, RecoveryReport), StoreError> {
+        Self::open_watched(disk, dir, kv, options, |_| {})
+    }
+
+    /// As [`ChunkStore::open`]; `progress` is told the report so far after each pack that had to be read.
+    ///
+    /// # Errors
+    /// As [`ChunkStore::open`].
+    pub fn open_watched(
+        disk: Arc<dyn Disk>,
+        dir: impl Into<PathBuf>,
+        kv: Arc<dyn Kv>,
+        options: StoreOptions,
+        mut progress: impl FnMut(&RecoveryReport),
+    ) -> Result<(Self, RecoveryReport), StoreError> {
         let options = options.bounded();
         let files = PackFiles::new(disk, dir.into(), options.open_files_max);
         let index = Index::new(kv);
-        let (writer, report) = recover::open(&files, &index, &options)?;
+        let (writer, report) = recover::open(&files, &index, &options, &mut progress)?;
         let corrupt = index.corrupt()?.into_iter().collect();
         let gc = gc::Gc::open(files.disk(), files.dir());
         let similar = index.similarity();
@@ -389,20 +403,25 @@ impl ChunkStore {
     }
 
     /// Builds the index anew from the packs alone: the footers of sealed ones, all records of others. Other calls wait.
-    /// `progress` is told how many packs are done, of how many.
+    /// `progress` is told the report so far after each pack.
     ///
     /// # Errors
     /// As [`ChunkStore::sync`], which comes first; [`StoreError::Io`], [`StoreError::Index`].
-    pub fn rebuild_index(&self, progress: impl FnMut(u64, u64)) -> Result<RecoveryReport, StoreError> {
+    pub fn rebuild_index(&self, progress: impl FnMut(&RecoveryReport)) -> Result<RecoveryReport, StoreError> {
         self.rebuild(RebuildReason::Asked, progress)
     }
 
-    fn rebuild(&self, reason: RebuildReason, progress: impl FnMut(u64, u64)) -> Result<RecoveryReport, StoreError> {
+    fn rebuild(
+        &self,
+        reason: RebuildReason,
+        progress: impl FnMut(&RecoveryReport),
+    ) -> Result<RecoveryReport, StoreError> {
         let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         self.sync_gated()?;
         let mut writer = lock(&self.writer);
         let corrupt = lock(&self.corrupt).clone();
         let mut report = recover::reindex(&self.files, &self.index, &mut writer, &corrupt, progress)?;
+        *lock(&self.corrupt) = self.index.corrupt()?.into_iter().collect();
         report.rebuilt = Some(reason);
         Ok(report)
     }

@@ -52,7 +52,7 @@ impl ChunkStore {
             Err(Trouble::IndexWrong) => {}
         }
         tracing::warn!(dir = %self.files.dir().display(), "the chunk index is damaged: building it anew from the packs");
-        self.rebuild(RebuildReason::Damaged, |_, _| {})?;
+        self.rebuild(RebuildReason::Damaged, |_| {})?;
         match self.try_get_many(ids) {
             Ok(found) => Ok(found),
             Err(Trouble::Error(error)) => Err(error),

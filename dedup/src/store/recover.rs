@@ -92,7 +92,9 @@ fn publish(
         .filter(|entry| corrupt.get(&entry.id) != Some(&entry.location))
         .collect();
     for batch in located.chunks(BATCH_ENTRIES) {
-        index.publish(batch, &[], &[])?;
+        // A record elsewhere than the corrupt one was put since.
+        let healed: Vec<ChunkId> = batch.iter().map(|entry| entry.id).filter(|id| corrupt.contains_key(id)).collect();
+        index.publish(batch, &[], &healed)?;
     }
     index.publish(&[], &[(pack, meta)], &[])?;
     Ok(located.len() as u64)
@@ -108,6 +110,7 @@ pub(super) fn open(
     files: &PackFiles,
     index: &Index,
     options: &StoreOptions,
+    progress: &mut dyn FnMut(&RecoveryReport),
 ) -> Result<(Writer, RecoveryReport), StoreError> {
     let dir = files.dir();
     files.disk().create_dir_all(dir).map_err(|source| files.dir_error("create", source))?;
@@ -134,7 +137,7 @@ pub(super) fn open(
             index.clear()?;
             recovery.fresh = true;
         }
-        match recovery.run(&packs)? {
+        match recovery.run(&packs, progress)? {
             (writer, report, false) => break (writer, report),
             (_, _, true) => reason = Some(RebuildReason::PacksChanged),
         }
@@ -202,7 +205,11 @@ impl Recovery<'_> {
     }
 
     /// One pass over all packs. The third value: the index refers to what is no more, and must be built anew.
-    fn run(&self, packs: &[u32]) -> Result<(Writer, RecoveryReport, bool), StoreError> {
+    fn run(
+        &self,
+        packs: &[u32],
+        progress: &mut dyn FnMut(&RecoveryReport),
+    ) -> Result<(Writer, RecoveryReport, bool), StoreError> {
         let mut writer = Writer::default();
         let mut report = RecoveryReport { packs: packs.len() as u64, ..RecoveryReport::default() };
         self.remove_dead(packs)?;
@@ -218,7 +225,10 @@ impl Recovery<'_> {
                 Some(meta) if !self.fresh && meta.state == PackState::Sealed => {
                     writer.metas.insert(*pack, *meta);
                 }
-                _ => stale |= self.pack(*pack, packs.last() == Some(pack), &mut writer, &mut report)?,
+                _ => {
+                    stale |= self.pack(*pack, packs.last() == Some(pack), &mut writer, &mut report)?;
+                    progress(&report);
+                }
             }
         }
         Ok((writer, report, stale && !self.fresh))
@@ -354,7 +364,7 @@ pub(super) fn reindex(
     index: &Index,
     writer: &mut Writer,
     corrupt: &Corrupt,
-    mut progress: impl FnMut(u64, u64),
+    mut progress: impl FnMut(&RecoveryReport),
 ) -> Result<RecoveryReport, StoreError> {
     index.clear()?;
     let packs = files.list()?;
@@ -391,7 +401,7 @@ pub(super) fn reindex(
         report.packs_read += 1;
         report.indexed += publish(index, pack, &entries, meta, 0, corrupt)?;
         writer.metas.insert(pack, meta);
-        progress(report.packs_read, report.packs);
+        progress(&report);
     }
     index.persist()?;
     Ok(report)

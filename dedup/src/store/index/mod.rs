@@ -4,6 +4,7 @@
 //! newest batches in a crash, so the marks always say exactly what is missing.
 
 pub(super) mod bare;
+mod corrupt;
 mod location;
 mod meta;
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use causeway_base::ChunkId;
 use causeway_storage::kv::{Batch, Kv, KvError, Space, prefix_range};
 
+pub use self::corrupt::CorruptList;
 pub(super) use self::location::{Entry, Location};
 pub(super) use self::meta::{PackMeta, PackState};
 use crate::filter::{Filter, Found, Probe};

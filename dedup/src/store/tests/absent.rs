@@ -74,7 +74,7 @@ fn absent_chunks_do_not_reach_the_engine_and_all_others_are_found() {
     assert_holds(&store, &chunks);
 
     // Built anew from the packs, with the filter begun anew.
-    store.rebuild_index(|_, _| {}).unwrap();
+    store.rebuild_index(|_| {}).unwrap();
     gets();
     assert_eq!(store.missing(&absent).unwrap(), absent);
     assert!(gets() < 400);

@@ -109,7 +109,7 @@ fn a_lost_index_is_built_anew_from_the_packs() {
     assert_holds(&store, &chunks);
 
     let mut told = Vec::new();
-    let report = store.rebuild_index(|done, of| told.push((done, of))).unwrap();
+    let report = store.rebuild_index(|report| told.push((report.packs_read, report.packs))).unwrap();
     assert_eq!((report.indexed, report.rebuilt), (60, Some(RebuildReason::Asked)));
     assert_eq!(told.last(), Some(&(stats.packs, stats.packs)));
     assert_holds(&store, &chunks);

@@ -90,7 +90,7 @@ fn blocks_are_found_again_by_footer_by_scan_and_by_the_mark() {
         assert_eq!((report.indexed, report.damaged.len()), (count, 0));
         assert_eq!(store.stats(), stats);
         assert_holds(&store, &chunks);
-        store.rebuild_index(|_, _| {}).unwrap();
+        store.rebuild_index(|_| {}).unwrap();
         assert_holds(&store, &chunks);
     }
 }

@@ -98,7 +98,7 @@ fn rot_in_a_sealed_pack_is_found_on_read_and_healed() {
     let (store, _) = world.open();
     assert_eq!(store.corrupt_ids(), [chunks[7].id]);
     // Its old place is not taken for good when the index is built anew.
-    store.rebuild_index(|_, _| {}).unwrap();
+    store.rebuild_index(|_| {}).unwrap();
     assert_eq!(store.missing(&ids).unwrap(), [chunks[7].id]);
     assert_eq!(store.put(&chunks[7]).unwrap(), PutOutcome::New);
     store.sync().unwrap();
