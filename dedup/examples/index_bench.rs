@@ -89,17 +89,14 @@ fn main() -> Fallible {
     memory("cache filled", &args, &index, idle);
 
     for round in ["the filter learns", "first", "again"] {
-        let mut time = Duration::ZERO;
+        let mut all = Time::default();
         for first in (0..ABSENT).step_by(BATCH_ENTRIES as usize) {
             let ids: Vec<ChunkId> = (first..first + BATCH_ENTRIES).map(|number| id(args.count + number)).collect();
-            let start = Instant::now();
-            for id in &ids {
-                assert_eq!(index.find(id)?, None);
-            }
-            time += start.elapsed();
+            let (found, time) = Time::of(|| Ok(ids.iter().map(|id| index.find(id)).collect::<Result<Vec<_>, _>>()?))?;
+            assert!(found.iter().all(Option::is_none));
+            all = Time { wall: all.wall + time.wall, cpu: all.cpu + time.cpu };
         }
-        let per_second = ABSENT as f64 / time.as_secs_f64();
-        println!("{:<28} {per_second:>10.0} /s", format!("absent ids, {round}"));
+        rate(&format!("absent ids, {round}"), ABSENT, all);
     }
     present(&args, &index, "present ids")?;
     memory("in the end", &args, &index, idle);
@@ -113,28 +110,31 @@ fn load(args: &Args, path: &Path) -> Fallible {
     let kv = open(args, path)?;
     let index = BareIndex::new(kv.clone());
     index.begin()?;
-    let start = Instant::now();
-    let mut next = 0;
-    while next < args.count {
-        let numbers = next..args.count.min(next + BATCH_ENTRIES);
-        index.publish(numbers.map(|number| {
-            let (pack, offset, raw_len) = place(number);
-            (id(number), pack, offset, raw_len, (number % 9) as u8)
-        }))?;
-        next += BATCH_ENTRIES;
-    }
-    kv.persist()?;
-    rate("entries written", args.count, start);
+    let ((), time) = Time::of(|| {
+        let mut next = 0;
+        while next < args.count {
+            let numbers = next..args.count.min(next + BATCH_ENTRIES);
+            index.publish(numbers.map(|number| {
+                let (pack, offset, raw_len) = place(number);
+                (id(number), pack, offset, raw_len, (number % 9) as u8)
+            }))?;
+            next += BATCH_ENTRIES;
+        }
+        Ok(kv.persist()?)
+    })?;
+    rate("entries written", args.count, time);
     Ok(())
 }
 
 fn present(args: &Args, index: &BareIndex, what: &str) -> Fallible {
-    let start = Instant::now();
-    for number in 0..PRESENT {
-        let number = number * 7_919 % args.count;
-        assert_eq!(index.find(&id(number))?, Some(place(number)));
-    }
-    rate(what, PRESENT, start);
+    let ((), time) = Time::of(|| {
+        for number in 0..PRESENT {
+            let number = number * 7_919 % args.count;
+            assert_eq!(index.find(&id(number))?, Some(place(number)));
+        }
+        Ok(())
+    })?;
+    rate(what, PRESENT, time);
     Ok(())
 }
 
@@ -149,8 +149,29 @@ fn memory(when: &str, args: &Args, index: &BareIndex, idle: u64) {
     );
 }
 
-fn rate(what: &str, count: u64, start: Instant) {
-    println!("{what:<28} {:>10.0} /s", count as f64 / start.elapsed().as_secs_f64());
+/// Wall time, and the time that this thread was on a processor: the one that says something on a busy machine.
+#[derive(Clone, Copy, Default)]
+struct Time {
+    wall: Duration,
+    cpu: Duration,
+}
+
+impl Time {
+    fn of<T>(work: impl FnOnce() -> Fallible<T>) -> Fallible<(T, Self)> {
+        let (start, cpu) = (Instant::now(), on_processor());
+        let done = work()?;
+        Ok((done, Self { wall: start.elapsed(), cpu: on_processor() - cpu }))
+    }
+}
+
+fn on_processor() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(stat.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0))
+}
+
+fn rate(what: &str, count: u64, time: Time) {
+    let per_second = |time: Duration| count as f64 / time.as_secs_f64();
+    println!("{what:<28} {:>10.0} /s, {:.0} a second on the processor", per_second(time.wall), per_second(time.cpu));
 }
 
 fn id(number: u64) -> ChunkId {

@@ -24,7 +24,7 @@ use bits::Bits;
 /// Keys for which a shard has room at first; up to twice as many, by its number.
 const CAPACITY_MIN: f64 = 64.0;
 /// A look into the store costs as much as scanning so many keys.
-const KEYS_A_LOOK: usize = 16;
+const KEYS_A_LOOK: usize = 32;
 
 /// Where a key falls. The parts must be as good as random, and the shard must follow from a range of the keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
