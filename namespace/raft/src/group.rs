@@ -21,6 +21,7 @@ use crate::consensus::receive::Receiver;
 use crate::consensus::types::{Raft, TypeConfig};
 use crate::error::{ProposeError, ReadIndexError, WaitError};
 use crate::read_index::ReadIndex;
+use crate::rest::Rest;
 use crate::status::{GroupState, GroupStatus, Proposed};
 use crate::store::{Changes, GroupStore, StateView, StoreError, ViewError};
 use crate::wal::{GroupLog, Wal, WalState};
@@ -39,6 +40,7 @@ pub struct Group {
     pub(crate) coalescer: Coalescer,
     pub(crate) read_index: ReadIndex,
     pub(crate) receiver: Receiver,
+    pub(crate) rest: Arc<Rest>,
     pub(crate) server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
     pub(crate) home: Mutex<Option<NodeId>>,
     pub(crate) home_changed: AtomicBool,
@@ -86,7 +88,9 @@ impl Group {
             WalState::Full => return Err(ProposeError::Full),
             WalState::Poisoned(reason) => return Err(ProposeError::Stopped(reason)),
         }
-        self.coalescer.propose(&request, deadline).await
+        let started = Instant::now();
+        self.stir(deadline).await;
+        self.coalescer.propose(&request, deadline.saturating_sub(started.elapsed())).await
     }
 
     /// The seq that a linearizable read must see: a quorum confirms that this node leads. Wait for it to be applied here.
@@ -99,7 +103,9 @@ impl Group {
         if !self.is_leader() {
             return Err(ReadIndexError::NotLeader { leader: self.leader().filter(|leader| *leader != self.node) });
         }
-        self.read_index.get(deadline).await
+        let started = Instant::now();
+        self.stir(deadline).await;
+        self.read_index.get(deadline.saturating_sub(started.elapsed())).await
     }
 
     /// Waits until a seq is applied here.
@@ -209,6 +215,7 @@ impl Group {
         if !self.is_leader() {
             return Err(ProposeError::NotLeader { leader: self.leader() });
         }
+        self.stir(LOOK).await;
         let asked = self.raft.trigger().transfer_leader(to.0).await;
         asked.map_err(|fatal| ProposeError::Stopped(crate::store::chain(&fatal)))
     }
@@ -223,7 +230,11 @@ impl Group {
     /// As [`Group::transfer_leader`].
     pub async fn go_home_now(&self, steady: Duration) -> Result<bool, ProposeError> {
         let Some(home) = self.home().filter(|home| *home != self.node) else { return Ok(false) };
-        if !self.is_leader() || !self.is_caught_up(home, steady) {
+        if !self.is_leader() {
+            return Ok(false);
+        }
+        self.stir(LOOK).await;
+        if !self.is_caught_up(home, steady) {
             return Ok(false);
         }
         self.transfer_leader(home).await.map(|()| true)

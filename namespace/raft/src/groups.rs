@@ -26,10 +26,12 @@ use crate::consensus::network::NetworkFactory;
 use crate::consensus::receive::Receiver;
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::types::Raft;
+use crate::consensus::wire::kind;
 use crate::error::{HandleError, StartError};
 use crate::group::Group;
 use crate::link::{PeerLink, PeerRequest};
 use crate::read_index::ReadIndex;
+use crate::rest::{Neighbours, Rest};
 use crate::status::Timing;
 use crate::store::{StateStore, chain};
 use crate::upkeep;
@@ -78,6 +80,8 @@ pub struct GroupsConfig {
     pub wal: WalOptions,
     /// What is kept.
     pub retention: Retention,
+    /// A group of which nothing was asked for so long rests; `None`: never.
+    pub rest_after: Option<Duration>,
     /// Blocking work in the caller's task and no threads: for deterministic simulation only.
     pub inline: bool,
 }
@@ -98,9 +102,13 @@ impl GroupsConfig {
     ) -> Self {
         let (timing, retention) = (Timing::default(), Retention::default());
         let wal = WalOptions { seed, ..WalOptions::default() };
-        Self { node, site, disk, dir, kv, link, clock, seed, timing, wal, retention, inline: false }
+        let rest_after = Some(REST_AFTER);
+        Self { node, site, disk, dir, kv, link, clock, seed, timing, wal, retention, rest_after, inline: false }
     }
 }
+
+/// Time without a request after which a group rests.
+const REST_AFTER: Duration = Duration::from_secs(10);
 
 /// What a group is on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,8 +131,9 @@ pub struct Groups {
     /// One start at a time.
     pub(crate) starting: tokio::sync::Mutex<()>,
     recovery: Recovery,
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    pub(crate) neighbours: Neighbours,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
 }
 
 impl fmt::Debug for Groups {
@@ -151,6 +160,7 @@ impl Groups {
             Ok::<_, StartError>((wal, recovery, states.map_err(StartError::Store)?))
         };
         let (wal, recovery, states) = blocking.run(open).await?;
+        let boot = config.seed ^ config.clock.now().0.cast_unsigned();
         let groups = Arc::new(Self {
             config,
             wal: Arc::new(wal),
@@ -159,10 +169,12 @@ impl Groups {
             groups: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             recovery,
+            neighbours: Neighbours::new(boot),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
         groups.tasks.spawn(Self::upkeep(Arc::downgrade(&groups), groups.stop.clone()));
+        groups.tasks.spawn(Self::watch_leaders(Arc::downgrade(&groups), groups.stop.clone()));
         Ok(groups)
     }
 
@@ -172,7 +184,7 @@ impl Groups {
     ///
     /// # Errors
     /// Any [`StartError`].
-    pub async fn start(&self, id: VolumeId, spec: GroupSpec) -> Result<Arc<Group>, StartError> {
+    pub async fn start(self: &Arc<Self>, id: VolumeId, spec: GroupSpec) -> Result<Arc<Group>, StartError> {
         let _one = self.starting.lock().await;
         if let Some(group) = self.get(id) {
             group.set_home(spec.home);
@@ -189,6 +201,7 @@ impl Groups {
             group.raft.initialize(voters).await.map_err(|error| raft_error(chain(&error)))?;
         }
         self.lock().insert(id, Arc::clone(&group));
+        self.greet(group.members());
         Ok(group)
     }
 
@@ -212,6 +225,7 @@ impl Groups {
         let raft = made.map_err(|error| StartError::Raft { group: id, reason: chain(&error) })?;
         let (coalescer, run) = Coalescer::new(raft.clone(), self.stop.clone());
         self.tasks.spawn(run);
+        let rest = Rest::new(raft.clone());
         let receiver = Receiver {
             group: id,
             raft: raft.clone(),
@@ -220,6 +234,7 @@ impl Groups {
             blocking: self.blocking,
             receiving: Arc::default(),
             seed: seed.rotate_left(17),
+            rest: Arc::clone(&rest),
         };
         Ok(Arc::new(Group {
             id,
@@ -231,6 +246,7 @@ impl Groups {
             wal: Arc::clone(&self.wal),
             coalescer,
             receiver,
+            rest,
             home: Mutex::new(spec.home),
             home_changed: AtomicBool::new(false),
             raft,
@@ -298,6 +314,9 @@ impl Groups {
     /// # Errors
     /// Any [`HandleError`]; it goes back to the peer.
     pub async fn handle(&self, from: NodeId, request: PeerRequest) -> Result<Bytes, HandleError> {
+        if matches!(request.kind, kind::REST | kind::PING) {
+            return self.handle_node(from, request.kind, &request.payload);
+        }
         let group = self.get(request.group).ok_or(HandleError::UnknownGroup(request.group))?;
         group.receiver.handle(from, request.kind, request.payload).await
     }
@@ -375,6 +394,12 @@ impl Groups {
                 let work = group.upkeep(memory, &groups.config.retention, now, steady, groups.blocking);
                 tokio::select! {
                     () = work => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+            if let Some(idle) = groups.config.rest_after {
+                tokio::select! {
+                    () = groups.rest_idle(idle) => {}
                     () = stop.cancelled() => return,
                 }
             }

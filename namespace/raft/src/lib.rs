@@ -17,6 +17,7 @@ pub mod link;
 mod membership;
 pub mod memory_link;
 mod read_index;
+mod rest;
 mod seed;
 pub mod status;
 pub mod store;

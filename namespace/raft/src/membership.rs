@@ -63,6 +63,11 @@ impl Group {
         let all: BTreeSet<u64> = target.union(&learners).copied().collect();
         let current: BTreeSet<u64> = configs.iter().flatten().copied().collect();
 
+        let are_there = configs.len() == 1 && current == target && nodes == all;
+        if are_there {
+            return Ok(Driven::There);
+        }
+        self.stir(steady).await;
         let missing: BTreeMap<u64, ()> = all.difference(&nodes).map(|id| (*id, ())).collect();
         if !missing.is_empty() {
             self.change(ChangeMembers::AddNodes(missing), deadline).await?;
@@ -78,9 +83,6 @@ impl Group {
         }
         if configs.len() == 1 && current == target {
             let extra: BTreeSet<u64> = nodes.difference(&all).copied().collect();
-            if extra.is_empty() {
-                return Ok(Driven::There);
-            }
             self.change(ChangeMembers::RemoveNodes(extra), deadline).await?;
             return Ok(Driven::Stepped("old members left"));
         }

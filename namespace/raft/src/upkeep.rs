@@ -110,7 +110,15 @@ impl Group {
     async fn go_home(&self, memory: &mut Memory, steady: Duration) {
         memory.home_wait = memory.home_wait.saturating_sub(1);
         let Some(home) = self.home().filter(|home| *home != self.node) else { return };
-        if !self.is_leader() || !self.is_caught_up(home, steady) {
+        if !self.is_leader() {
+            memory.home_steady = 0;
+            return;
+        }
+        // It rested when home was another.
+        if self.rest.is_resting() {
+            self.stir(steady).await;
+        }
+        if !self.is_caught_up(home, steady) {
             memory.home_steady = 0;
             return;
         }

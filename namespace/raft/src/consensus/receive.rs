@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use causeway_base::{NodeId, VolumeId};
 
 use crate::error::HandleError;
+use crate::rest::Rest;
 use crate::store::{GroupStore, SnapshotFile, StoreError, chain};
 use crate::wal::{Wal, WalState};
 
@@ -41,6 +42,8 @@ pub(crate) struct Receiver {
     /// One snapshot at a time.
     pub(crate) receiving: Arc<tokio::sync::Mutex<()>>,
     pub(crate) seed: u64,
+    /// Woken by whatever comes.
+    pub(crate) rest: Arc<Rest>,
 }
 
 fn bad(reason: wire::Bad) -> HandleError {
@@ -53,11 +56,18 @@ fn check_sender(from: NodeId, claimed: u64) -> Result<(), HandleError> {
 }
 
 impl Receiver {
+    fn wake(&self) {
+        if self.rest.is_resting() {
+            self.rest.rouse();
+        }
+    }
+
     fn stopped(&self, error: &dyn std::error::Error) -> HandleError {
         HandleError::Stopped(chain(error))
     }
 
     pub(crate) async fn handle(&self, from: NodeId, kind: u8, payload: Bytes) -> Result<Bytes, HandleError> {
+        self.wake();
         match kind {
             kind::APPEND => self.append(from, payload).await,
             kind::VOTE | kind::PRE_VOTE => self.vote(from, kind, &payload).await,
@@ -119,6 +129,7 @@ impl Receiver {
         payload: Bytes,
         incoming: BoxStream<'static, Bytes>,
     ) -> Result<Answers, HandleError> {
+        self.wake();
         match kind {
             kind::APPEND_STREAM => Ok(self.append_stream(from, incoming)),
             kind::SNAPSHOT_STREAM => self.snapshot_stream(from, &payload, incoming).await,
@@ -134,6 +145,7 @@ impl Receiver {
             let this = this.clone();
             async move {
                 let payload = incoming.next().await?;
+                this.wake();
                 let request = wire::decode_append(payload).map_err(bad);
                 match request.and_then(|request| this.check_append(from, request)) {
                     Ok(request) => Some((request, (incoming, failed))),

@@ -23,6 +23,10 @@ pub(crate) mod kind {
     pub(crate) const PRE_VOTE: u8 = 3;
     /// The leader hands over.
     pub(crate) const TRANSFER: u8 = 4;
+    /// Groups are to rest; from node to node.
+    pub(crate) const REST: u8 = 5;
+    /// A sign of life; from node to node.
+    pub(crate) const PING: u8 = 6;
     /// A stream of appends.
     pub(crate) const APPEND_STREAM: u8 = 16;
     /// A stream of the blocks of a snapshot.

@@ -26,6 +26,7 @@ pub(crate) struct Cluster {
     pub(crate) size: u64,
     pub(crate) home: Option<NodeId>,
     pub(crate) retention: Retention,
+    pub(crate) rest_after: Option<Duration>,
 }
 
 impl Cluster {
@@ -41,10 +42,20 @@ impl Cluster {
         cluster
     }
 
+    /// Three nodes whose groups rest after so long.
+    pub(crate) async fn resting(rest_after: Duration) -> Self {
+        let mut cluster = Self { rest_after: Some(rest_after), ..Self::stopped(3) };
+        for node in cluster.ids() {
+            cluster.start(node).await;
+        }
+        cluster
+    }
+
     /// Nodes that do not run yet.
     pub(crate) fn stopped(size: u64) -> Self {
         let (dir, net) = (tempfile::tempdir().unwrap(), MemoryNet::default());
-        Self { dir, net, nodes: BTreeMap::new(), size, home: None, retention: Retention::default() }
+        let retention = Retention::default();
+        Self { dir, net, nodes: BTreeMap::new(), size, home: None, retention, rest_after: None }
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
@@ -80,6 +91,7 @@ impl Cluster {
             election_max: Duration::from_millis(1400),
         };
         config.retention = self.retention;
+        config.rest_after = self.rest_after;
         config
     }
 

@@ -77,7 +77,10 @@ async fn nemesis(cluster: &RwLock<Cluster>, rng: &mut StdRng) {
 }
 
 async fn run(seed: u64) {
-    let cluster = Cluster::new(3).await;
+    run_on(Cluster::new(3).await, seed).await;
+}
+
+async fn run_on(cluster: Cluster, seed: u64) {
     let mut sessions = Vec::new();
     for _ in 0..4 {
         sessions.push(cluster.session().await);
@@ -127,4 +130,10 @@ async fn nothing_acknowledged_is_lost_whatever_fails_2() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_whatever_fails_3() {
     run(3).await;
+}
+
+/// It lies down whenever it can, between any two writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_while_the_group_keeps_going_to_rest() {
+    run_on(Cluster::resting(Duration::ZERO).await, 4).await;
 }

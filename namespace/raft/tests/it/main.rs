@@ -5,4 +5,5 @@ mod basics;
 mod cluster;
 mod faults;
 mod membership;
+mod rest;
 mod seed;

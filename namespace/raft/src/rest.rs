@@ -1,0 +1,366 @@
+//! Groups at rest: a group in which nothing happens sends and wakes nothing.
+//!
+//! A leader whose group was idle for a while stops its clock and asks its members to stop theirs, all groups of a node in one
+//! message a peer. Whoever is spoken to wakes: a proposal or a read wakes the leader, whose messages wake the others. What
+//! heartbeats told is then told by node instead of by group: the members of groups at rest ping the node that leads them,
+//! and wake when it is gone or was started anew; a node that starts says so to its peers. Safety stands on Raft alone: a
+//! group that wakes too often, or whose members disagree about it, at worst elects a leader.
+//!
+//! The idea is that of TiKV's hibernating regions and CockroachDB's quiescent ranges.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use causeway_base::{NodeId, VolumeId};
+
+use crate::consensus::types::Raft;
+use crate::consensus::wire::{self, kind};
+use crate::error::HandleError;
+use crate::group::Group;
+use crate::groups::Groups;
+use crate::link::{LinkError, PeerRequest};
+
+/// Groups in one message.
+const GROUPS_MAX: usize = 4096;
+/// Pings in a row without an answer after which a node counts as gone.
+const MISSES: u32 = 2;
+/// How often a node that starts tries to say so to a peer.
+const GREETINGS: u32 = 5;
+
+/// Whether a group rests on this node.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    raft: Raft,
+    resting: AtomicBool,
+    /// Counts what speaks against resting.
+    stirred: AtomicU64,
+    start: Instant,
+    /// Milliseconds after `start`.
+    active: AtomicU64,
+    /// The leader that asked for it; `None` on the leader itself.
+    under: Mutex<Option<NodeId>>,
+    waking: tokio::sync::Mutex<()>,
+}
+
+impl Rest {
+    pub(crate) fn new(raft: Raft) -> Arc<Self> {
+        Arc::new(Self {
+            raft,
+            resting: AtomicBool::new(false),
+            stirred: AtomicU64::new(0),
+            start: Instant::now(),
+            active: AtomicU64::new(0),
+            under: Mutex::default(),
+            waking: tokio::sync::Mutex::default(),
+        })
+    }
+
+    pub(crate) fn is_resting(&self) -> bool {
+        self.resting.load(Ordering::Acquire)
+    }
+
+    /// Something was asked of the group.
+    pub(crate) fn touch(&self) {
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.active.store(now, Ordering::Relaxed);
+        self.stirred.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn idle(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.active.load(Ordering::Relaxed)))
+    }
+
+    /// Lets the clock run again.
+    pub(crate) fn rouse(&self) {
+        self.stirred.fetch_add(1, Ordering::AcqRel);
+        if self.resting.swap(false, Ordering::AcqRel) {
+            self.raft.runtime_config().tick(true);
+        }
+    }
+
+    fn lie_down(&self, under: Option<NodeId>) -> u64 {
+        let stirred = self.stirred.load(Ordering::Acquire);
+        *self.under.lock().unwrap_or_else(PoisonError::into_inner) = under;
+        self.raft.runtime_config().tick(false);
+        self.resting.store(true, Ordering::Release);
+        stirred
+    }
+
+    fn under(&self) -> Option<NodeId> {
+        *self.under.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Group {
+    /// Whether the group rests here: nobody asked anything of it for a while, and it costs nothing.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.rest.is_resting()
+    }
+
+    /// Its members, as far as is known here.
+    pub(crate) fn members(&self) -> Vec<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().nodes().map(|(id, ())| NodeId(*id)).collect()
+    }
+
+    /// Before something is asked of the leader. At rest its word is out of date, so that it could not take a proposal: a
+    /// quorum confirms it first. Whoever comes meanwhile waits for that.
+    pub(crate) async fn stir(&self, deadline: Duration) {
+        self.rest.touch();
+        if !self.rest.is_resting() {
+            return;
+        }
+        let _one = self.rest.waking.lock().await;
+        if self.rest.is_resting() {
+            // If it fails, what was to be asked will say so.
+            let confirmed = self.read_index.get(deadline).await;
+            tracing::debug!(group = %self.id, confirmed = confirmed.is_ok(), "the group wakes");
+            self.rest.rouse();
+        }
+    }
+
+    /// The members that must rest with this leader; `None` if the group should not rest.
+    fn members_to_rest(&self, idle: Duration, steady: Duration) -> Option<(Resting, BTreeSet<NodeId>)> {
+        if self.id == VolumeId::ROOT || self.rest.is_resting() || self.rest.idle() < idle || !self.is_leader() {
+            return None;
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let [voters] = membership.get_joint_config().as_slice() else { return None };
+        let homeless = self.home().is_none_or(|home| home == self.node || !voters.contains(&home.0));
+        let last = metrics.last_log_index?;
+        let all_applied = metrics.last_applied.as_ref().is_some_and(|id| id.index == last);
+        if !homeless || !all_applied || metrics.running_state.is_err() {
+            return None;
+        }
+        let mut present = BTreeSet::new();
+        for (id, ()) in membership.nodes().filter(|(id, ())| **id != self.node.0) {
+            let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(id)).and_then(|at| *at);
+            if heard.is_none_or(|at| at.elapsed() >= steady) {
+                continue;
+            }
+            let matched = metrics.replication.as_ref().and_then(|all| all.get(id)).and_then(|id| *id);
+            if matched.is_none_or(|id| id.index != last) {
+                return None;
+            }
+            present.insert(NodeId(*id));
+        }
+        // Who is away will say so when it comes back.
+        let votes = 1 + present.iter().filter(|node| voters.contains(&node.0)).count();
+        let one = Resting { group: self.id.0, term: metrics.current_term, last };
+        (votes * 2 > voters.len()).then_some((one, present))
+    }
+
+    /// Whether the group may rest here for a leader: it knows of nothing that the leader does not.
+    fn rest_under(&self, leader: NodeId, asked: &Resting) -> bool {
+        let agrees = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.current_leader == Some(leader.0)
+                && metrics.current_term == asked.term
+                && metrics.last_log_index == Some(asked.last)
+                && metrics.last_applied.as_ref().is_some_and(|id| id.index == asked.last)
+        };
+        if agrees && leader != self.node {
+            self.rest.lie_down(Some(leader));
+        }
+        agrees && leader != self.node
+    }
+}
+
+/// A group that is to rest, as its leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Resting {
+    group: u64,
+    term: u64,
+    last: u64,
+}
+
+/// What a node knows of the others.
+#[derive(Debug)]
+pub(crate) struct Neighbours {
+    /// Of this run of this node.
+    boot: u64,
+    /// Of the runs of others.
+    boots: Mutex<BTreeMap<NodeId, u64>>,
+    greeted: Mutex<BTreeSet<NodeId>>,
+}
+
+impl Neighbours {
+    pub(crate) fn new(boot: u64) -> Self {
+        Self { boot, boots: Mutex::default(), greeted: Mutex::default() }
+    }
+
+    /// Whether the node runs anew since it was last heard of, or for the first time.
+    fn is_new(&self, node: NodeId, boot: u64) -> bool {
+        self.boots.lock().unwrap_or_else(PoisonError::into_inner).insert(node, boot) != Some(boot)
+    }
+
+    fn greets(&self, node: NodeId) -> bool {
+        self.greeted.lock().unwrap_or_else(PoisonError::into_inner).insert(node)
+    }
+}
+
+impl Groups {
+    /// Lets the groups rest that nobody asked anything for so long and that are led here.
+    pub(crate) async fn rest_idle(&self, idle: Duration) {
+        let timing = self.config.timing;
+        let mut asked: BTreeMap<NodeId, Vec<Resting>> = BTreeMap::new();
+        let mut resting: Vec<(Arc<Group>, u64)> = Vec::new();
+        for group in self.running() {
+            if resting.len() == GROUPS_MAX {
+                break;
+            }
+            let Some((one, members)) = group.members_to_rest(idle, timing.election_min) else { continue };
+            let stirred = group.rest.lie_down(None);
+            resting.push((group, stirred));
+            members.into_iter().for_each(|member| asked.entry(member).or_default().push(one));
+        }
+        if resting.is_empty() {
+            return;
+        }
+        // Heartbeats that are under way arrive first.
+        tokio::time::sleep(timing.heartbeat).await;
+        let ask = asked.into_iter().map(|(to, list)| async move {
+            let asked: Vec<VolumeId> = list.iter().map(|one| VolumeId(one.group)).collect();
+            let answer = self.node_call(to, kind::REST, wire::encode(&list), timing.election_min / 4).await;
+            let refused: Option<Vec<u64>> = answer.ok().and_then(|answer| wire::decode(&answer).ok());
+            match refused {
+                Some(refused) => refused.into_iter().map(VolumeId).collect(),
+                None => asked,
+            }
+        });
+        let refused: BTreeSet<VolumeId> = futures::future::join_all(ask).await.into_iter().flatten().collect();
+        let mut rest = 0_u64;
+        for (group, stirred) in resting {
+            let disturbed = group.rest.stirred.load(Ordering::Acquire) != stirred;
+            if disturbed || refused.contains(&group.id) {
+                group.rest.touch();
+                group.rest.rouse();
+            } else {
+                rest += 1;
+            }
+        }
+        tracing::debug!(groups = rest, "groups rest");
+    }
+
+    /// Watches over the leaders of groups that rest here, until the node stops.
+    pub(crate) async fn watch_leaders(groups: std::sync::Weak<Self>, stop: tokio_util::sync::CancellationToken) {
+        let mut misses: BTreeMap<NodeId, u32> = BTreeMap::new();
+        loop {
+            let Some(groups) = groups.upgrade() else { return };
+            let every = groups.config.timing.election_min;
+            let leaders: BTreeSet<NodeId> = groups.resting_under(None).filter_map(|group| group.rest.under()).collect();
+            misses.retain(|node, _| leaders.contains(node));
+            let groups_ref = &groups;
+            let pings = leaders.into_iter().map(|node| async move { (node, groups_ref.ping(node, every).await) });
+            for (node, answered) in futures::future::join_all(pings).await {
+                let missed = misses.entry(node).or_default();
+                *missed = if answered.is_ok() { 0 } else { *missed + 1 };
+                if *missed >= MISSES {
+                    groups.rouse(node, "its node does not answer");
+                }
+            }
+            drop(groups);
+            tokio::select! {
+                () = tokio::time::sleep(every) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Says to the other members of a group that this node has started, once to each.
+    pub(crate) fn greet(self: &Arc<Self>, members: impl IntoIterator<Item = NodeId>) {
+        for node in members.into_iter().filter(|node| *node != self.config.node && self.neighbours.greets(*node)) {
+            let groups = Arc::downgrade(self);
+            let stop = self.stop.clone();
+            self.tasks.spawn(async move {
+                for _ in 0..GREETINGS {
+                    let Some(groups) = groups.upgrade() else { return };
+                    let every = groups.config.timing.election_min / 2;
+                    if groups.ping(node, every).await.is_ok() {
+                        return;
+                    }
+                    drop(groups);
+                    tokio::select! {
+                        () = tokio::time::sleep(every) => {}
+                        () = stop.cancelled() => return,
+                    }
+                }
+            });
+        }
+    }
+
+    async fn ping(&self, node: NodeId, deadline: Duration) -> Result<(), LinkError> {
+        let answer = self.node_call(node, kind::PING, wire::encode(&self.neighbours.boot), deadline).await?;
+        let boot: u64 = wire::decode(&answer).map_err(LinkError::Refused)?;
+        if self.neighbours.is_new(node, boot) {
+            self.rouse(node, "its node was started anew");
+        }
+        Ok(())
+    }
+
+    async fn node_call(&self, to: NodeId, kind: u8, payload: Bytes, deadline: Duration) -> Result<Bytes, LinkError> {
+        let called = self.config.link.call(to, PeerRequest { group: VolumeId::ROOT, kind, payload }, deadline);
+        tokio::time::timeout(deadline, called).await.unwrap_or(Err(LinkError::Timeout))
+    }
+
+    /// Handles what is said from node to node.
+    pub(crate) fn handle_node(&self, from: NodeId, kind: u8, payload: &[u8]) -> Result<Bytes, HandleError> {
+        match kind {
+            kind::REST => {
+                let asked: Vec<Resting> = wire::decode(payload).map_err(HandleError::Bad)?;
+                if asked.len() > GROUPS_MAX {
+                    return Err(HandleError::Bad(format!("{} groups at once", asked.len())));
+                }
+                let refuses = |one: &&Resting| {
+                    let group = self.get(VolumeId(one.group));
+                    !group.is_some_and(|group| group.rest_under(from, one))
+                };
+                let refused: Vec<u64> = asked.iter().filter(refuses).map(|one| one.group).collect();
+                Ok(wire::encode(&refused))
+            }
+            kind::PING => {
+                let boot: u64 = wire::decode(payload).map_err(HandleError::Bad)?;
+                if self.neighbours.is_new(from, boot) {
+                    self.rouse(from, "its node was started anew");
+                }
+                Ok(wire::encode(&self.neighbours.boot))
+            }
+            other => Err(HandleError::UnknownKind(other)),
+        }
+    }
+
+    /// Wakes the groups at rest that a node leads or is a member of.
+    fn rouse(&self, node: NodeId, why: &str) {
+        let mut roused = 0_u64;
+        for group in self.resting_under(Some(node)) {
+            group.rest.rouse();
+            roused += 1;
+        }
+        if roused > 0 {
+            tracing::info!(%node, groups = roused, why, "groups at rest wake");
+        }
+    }
+
+    /// The groups that rest here: all, or those that a node leads or is a member of, if they are led here.
+    fn resting_under(&self, node: Option<NodeId>) -> impl Iterator<Item = Arc<Group>> {
+        let concerns = move |group: &Arc<Group>| match (node, group.rest.under()) {
+            (None, _) => true,
+            (Some(node), Some(leader)) => node == leader,
+            (Some(node), None) => group.members().contains(&node),
+        };
+        self.running().into_iter().filter(|group| group.rest.is_resting()).filter(concerns)
+    }
+}

@@ -1,0 +1,106 @@
+//! Groups at rest.
+
+use std::time::Duration;
+
+use causeway_base::NodeId;
+
+use crate::cluster::{Cluster, DEADLINE, until};
+
+const SOON: Duration = Duration::from_millis(300);
+
+async fn all_rest(cluster: &Cluster) {
+    until("the group rests everywhere", || cluster.groups().all(|group| group.is_at_rest())).await;
+}
+
+fn terms(cluster: &Cluster) -> Vec<u64> {
+    cluster.groups().map(|group| group.status().term).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_wakes_a_group_and_changes_no_leader() {
+    let cluster = Cluster::resting(SOON).await;
+    let session = cluster.session().await;
+    let leader = cluster.leader().await;
+    all_rest(&cluster).await;
+    let before = terms(&cluster);
+    // A proposal is taken at the first try, though the leader's lease ended long ago.
+    let proposed = leader.propose(crate::cluster::create(session, 1, "a"), DEADLINE).await.unwrap();
+    assert!(!leader.is_at_rest());
+    for group in cluster.groups() {
+        group.wait_applied(proposed.seq, DEADLINE).await.unwrap();
+    }
+    all_rest(&cluster).await;
+    // So does a read, and many at once.
+    let reads = (0..32).map(|_| leader.read_index(DEADLINE));
+    for seq in futures::future::join_all(reads).await {
+        assert!(seq.unwrap() >= proposed.seq);
+    }
+    all_rest(&cluster).await;
+    let many = (2..34).map(|number| leader.propose(crate::cluster::create(session, number, "b"), DEADLINE));
+    let taken = futures::future::join_all(many).await;
+    assert!(taken.iter().all(Result::is_ok), "{taken:?}");
+    cluster.converge().await;
+    assert_eq!(terms(&cluster), before);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resting_group_notices_that_its_leader_is_gone() {
+    let mut cluster = Cluster::resting(SOON).await;
+    let session = cluster.session().await;
+    cluster.put(session, 1, "a").await;
+    all_rest(&cluster).await;
+    let old = cluster.groups().position(|group| group.is_leader()).unwrap() as u64 + 1;
+    cluster.kill(NodeId(old)).await;
+    // Nobody asks anything: the others find out by themselves.
+    until("another leads", || cluster.groups().any(|group| group.is_leader())).await;
+    cluster.put(session, 2, "b").await;
+    // Two of three rest too; the third wakes them when it comes back, and gets what it missed.
+    all_rest(&cluster).await;
+    cluster.start(NodeId(old)).await;
+    until("it has caught up", || cluster.groups().all(|group| group.applied() == cluster.group(NodeId(old)).applied()))
+        .await;
+    cluster.converge().await;
+    all_rest(&cluster).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_starts_anew_does_not_take_over_from_a_leader_at_rest() {
+    let mut cluster = Cluster::resting(SOON).await;
+    let session = cluster.session().await;
+    cluster.put(session, 1, "a").await;
+    all_rest(&cluster).await;
+    let leader = cluster.groups().find(|group| group.is_leader()).unwrap();
+    let (term, follower) =
+        (leader.status().term, cluster.ids().find(|node| !cluster.group(*node).is_leader()).unwrap());
+    cluster.kill(follower).await;
+    cluster.start(follower).await;
+    all_rest(&cluster).await;
+    assert!(leader.is_leader());
+    assert_eq!(leader.status().term, term);
+    drop(leader);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_at_rest_serves_no_reads() {
+    let cluster = Cluster::resting(SOON).await;
+    let session = cluster.session().await;
+    cluster.put(session, 1, "a").await;
+    all_rest(&cluster).await;
+    let old = cluster.ids().find(|node| cluster.group(*node).is_leader()).unwrap();
+    cluster.net.isolate(old);
+    until("another leads", || {
+        cluster.groups().any(|group| {
+            group.is_leader() && group.id() == crate::cluster::GROUP && !std::ptr::eq(&*group, &*cluster.group(old))
+        })
+    })
+    .await;
+    cluster.put(session, 2, "b").await;
+    assert!(cluster.group(old).read_index(Duration::from_secs(1)).await.is_err());
+    cluster.net.heal();
+    cluster.converge().await;
+    all_rest(&cluster).await;
+    cluster.shutdown().await;
+}
