@@ -12,7 +12,8 @@ use causeway_base::ChunkId;
 
 use super::format::{FOOTER_ENTRY_BYTES, RECORD_HEADER_BYTES};
 use super::presence::Pins;
-use super::{ChunkStore, StoreError};
+use super::shape::DELTA_PERCENT_MAX;
+use super::{ChunkStore, Deltas, StoreError};
 use crate::chunk::{codec, sampled_len};
 use crate::delta::{self, BASE_BYTES_MAX, BASES_MAX, Base, BaseRef, DEPTH_MAX, DeltaRecord};
 use crate::sketch::{SKETCHED_BYTES_MIN, Sketch, Sketcher};
@@ -61,6 +62,8 @@ pub(super) struct Choice {
     pub(super) chunk: EncodedChunk,
     pub(super) depth: u8,
     pub(super) bases: Vec<ChunkId>,
+    /// About what the chunk takes compressed by itself.
+    pub(super) alone: usize,
 }
 
 impl Choice {
@@ -111,7 +114,7 @@ impl ChunkStore {
     ) -> Result<Choices<'_>, StoreError> {
         let mut choices =
             Choices { pins: &self.pins, pinned: Vec::new(), deltas: HashMap::new(), sketches: Vec::new() };
-        let Some(hints) = hints.filter(|_| self.options.deltas) else { return Ok(choices) };
+        let Some(hints) = hints.filter(|_| self.options.deltas != Deltas::Off) else { return Ok(choices) };
         let sketcher = Sketcher::new(hints.realm);
         for chunk in chunks {
             if (chunk.raw_len as usize) < SKETCHED_BYTES_MIN {
@@ -139,12 +142,17 @@ impl ChunkStore {
             bases.extend(self.hinted(&id, hint, plain.len(), hints.realm, choices)?);
         }
         let mut choice = self.encode(id, &plain, &bases);
+        if self.options.deltas != Deltas::Similar {
+            choices.deltas.extend(choice.map(|choice| (id, choice)));
+            return Ok(());
+        }
         let sketch = sketcher.sketch(&plain);
         choices.sketches.extend(sketch.map(|sketch| (id, sketch)));
         let good = choice.as_ref().is_some_and(|choice| choice.chunk.payload.len() <= plain.len() / GOOD_ENOUGH);
         if let Some(sketch) = sketch.filter(|_| !good) {
             let mut similar = Vec::new();
-            for candidate in self.similar.candidates(&sketch, SIMILAR_MAX)? {
+            // A hint that cannot be had is no reason to refuse the chunk.
+            for candidate in self.similar.candidates(&sketch, SIMILAR_MAX).unwrap_or_default() {
                 let named = bases.iter().any(|base| base.chunks == [candidate]);
                 if candidate != id && !named {
                     similar.extend(self.similar_to(&candidate, hints.realm, choices)?);
@@ -233,7 +241,7 @@ impl ChunkStore {
         Ok(good.then_some(Found { chunks, plain, align, depth }))
     }
 
-    /// The best delta, if it is half of what the chunk would take alone, or less: the chunk's share of a block may be smaller
+    /// The best delta, if it is clearly less than what the chunk would take alone. The chunk's share of a block may be smaller
     /// than that, which is looked at when the block is made.
     fn encode(&self, id: ChunkId, plain: &Bytes, found: &[Found]) -> Option<Choice> {
         if found.is_empty() {
@@ -245,13 +253,13 @@ impl ChunkStore {
         };
         let bases: Vec<Base<'_>> =
             found.iter().map(|base| Base { plain: &base.plain, align: base.align, depth: base.depth }).collect();
-        let delta = delta::encode(plain, &bases, alone / 2, self.options.level)?;
+        let delta = delta::encode(plain, &bases, alone * DELTA_PERCENT_MAX / 100, self.options.level)?;
         let base = found.get(delta.base)?;
         let depth = delta.depth;
         let raw_len = u32::try_from(plain.len()).ok()?;
         let bytes = BaseRef { chunks: base.chunks.clone(), len: u32::try_from(base.plain.len()).ok()? };
         let chunk = DeltaRecord::chunk(id, raw_len, bytes, delta);
-        let choice = Choice { chunk, depth, bases: base.chunks.clone() };
-        (choice.cost() <= alone / 2 && choice.chunk.payload.len() <= plain.len()).then_some(choice)
+        let choice = Choice { chunk, depth, bases: base.chunks.clone(), alone };
+        (choice.cost() * 100 <= alone * DELTA_PERCENT_MAX).then_some(choice)
     }
 }

@@ -46,7 +46,7 @@ pub use index::bare::BareIndex;
 pub use index::{CorruptList, FILTERED_SPACES, INDEX_SPACES};
 pub use like::{LikelyBase, PutHints};
 pub use options::{
-    DamagedRange, PutOutcome, RebuildReason, RecoveryReport, StoreOptions, StoreState, StoreStats, TailCut,
+    DamagedRange, Deltas, PutOutcome, RebuildReason, RecoveryReport, StoreOptions, StoreState, StoreStats, TailCut,
 };
 
 pub use scrub::{ScrubPosition, Scrubbed};
@@ -237,7 +237,10 @@ impl ChunkStore {
                     Appended::Stale { fresh } => unknown.retain(|chunk| fresh.contains(&chunk.id)),
                 }
             };
-            self.similar.insert_all(choices.sketches.iter().filter(|(id, _)| new.contains(id)).copied())?;
+            let sketches = choices.sketches.iter().filter(|(id, _)| new.contains(id)).copied();
+            if let Err(error) = self.similar.insert_all(sketches) {
+                tracing::debug!(%error, "these chunks will not be found as bases");
+            }
             // The first of equal chunks is the new one.
             let outcome =
                 |chunk: &EncodedChunk| if new.remove(&chunk.id) { PutOutcome::New } else { PutOutcome::Known };

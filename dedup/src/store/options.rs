@@ -26,12 +26,22 @@ pub struct StoreOptions {
     pub level: i32,
     /// Decoded blocks are kept in memory up to so many bytes, for who reads on.
     pub block_cache_bytes: usize,
-    /// Whether a chunk may rest as its difference from another: one that the caller of a put names, or that has a like sketch.
-    /// Without it, deltas that are there are still read.
-    pub deltas: bool,
+    /// Which chunks may rest as their difference from others. Deltas that are there are read whatever this says.
+    pub deltas: Deltas,
     /// Whether the index's engine keeps its promises over a crash. If not (sled), the index is built anew from the packs
     /// unless the last run closed the store.
     pub trust_index_after_crash: bool,
+}
+
+/// Which chunks may rest as their difference from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deltas {
+    /// None.
+    Off,
+    /// Those for which the caller of a put names what was in their place before.
+    Named,
+    /// Also those that resemble a chunk that is here; see [`crate::sketch`].
+    Similar,
 }
 
 impl Default for StoreOptions {
@@ -45,7 +55,7 @@ impl Default for StoreOptions {
             block_bytes: 512 << 10,
             level: LEVEL_DEFAULT,
             block_cache_bytes: 16 << 20,
-            deltas: true,
+            deltas: Deltas::Similar,
             trust_index_after_crash: true,
         }
     }

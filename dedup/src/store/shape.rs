@@ -91,7 +91,9 @@ pub(super) fn shape(
         if !shrinks || chunk.raw_len >= options.block_bytes {
             // Nothing to gain from neighbours; the order of the others is not disturbed by it.
             let whole = alone(chunk, shrinks, options.level);
-            shaped.push(vec![whole], Vec::new(), deltas.get(&chunk.id).as_slice());
+            if !shaped.push_smaller(&whole, None, deltas.get(&chunk.id).as_slice()) {
+                shaped.items.push(whole);
+            }
             continue;
         }
         if gathered.plain_len + chunk.raw_len > options.block_bytes || gathered.chunks.len() == BLOCK_MEMBERS_MAX {
@@ -106,7 +108,10 @@ pub(super) fn shape(
 
 /// Of what a chunk would take otherwise, a delta may cost so much. Each costs a read and a decode more when it is read, and keeps
 /// its base from being collected: for less than a quarter that is not worth it.
-const DELTA_PERCENT_MAX: usize = 75;
+pub(super) const DELTA_PERCENT_MAX: usize = 75;
+
+/// In a block a chunk takes about half of what it takes alone; a delta that is so many times smaller than it alone is smaller.
+const SURELY_SMALLER: usize = 4;
 
 /// Records to append, and what deltas among them save.
 #[derive(Debug, Default)]
@@ -117,18 +122,17 @@ pub(super) struct Shaped {
 }
 
 impl Shaped {
-    /// Takes `whole`, or `rest` with these deltas if that is clearly smaller.
-    fn push(&mut self, whole: Vec<Item>, rest: Vec<Item>, deltas: &[&Choice]) {
-        let cost = |items: &[Item]| items.iter().map(Item::cost).sum::<usize>();
-        let share = cost(&whole).saturating_sub(cost(&rest));
+    /// Takes these deltas, and `rest` beside them, if they are clearly smaller than `whole`, which is all of it.
+    fn push_smaller(&mut self, whole: &Item, rest: Option<Item>, deltas: &[&Choice]) -> bool {
+        let share = whole.cost().saturating_sub(rest.as_ref().map_or(0, Item::cost));
         let taken: usize = deltas.iter().map(|delta| delta.cost()).sum();
         if deltas.is_empty() || taken * 100 > share * DELTA_PERCENT_MAX {
-            self.items.extend(whole);
-            return;
+            return false;
         }
         self.saved += (share - taken) as u64;
         self.items.extend(rest);
         self.items.extend(deltas.iter().map(|delta| Item::delta(&delta.chunk, delta.depth, delta.bases.clone())));
+        true
     }
 }
 
@@ -155,15 +159,23 @@ impl Gathered {
     ) -> Result<(), StoreError> {
         let chunks = std::mem::take(&mut self.chunks);
         self.plain_len = 0;
-        let whole = block(&chunks, options)?;
-        let chosen: Vec<&Choice> = chunks.iter().filter_map(|chunk| deltas.get(&chunk.id)).collect();
-        let rest = if chosen.is_empty() {
-            None
-        } else {
-            let rest: Vec<EncodedChunk> = chunks.into_iter().filter(|chunk| !deltas.contains_key(&chunk.id)).collect();
-            block(&rest, options)?
-        };
-        shaped.push(whole.into_iter().collect(), rest.into_iter().collect(), &chosen);
+        let Some(whole) = block(&chunks, options)? else { return Ok(()) };
+        // All deltas, or if they come to too much only those that are small beyond doubt.
+        let mut tried = usize::MAX;
+        for small in [1, SURELY_SMALLER] {
+            let taken =
+                |chunk: &EncodedChunk| deltas.get(&chunk.id).filter(|delta| delta.cost() * small <= delta.alone);
+            let chosen: Vec<&Choice> = chunks.iter().filter_map(taken).collect();
+            if chosen.is_empty() || chosen.len() == tried {
+                break;
+            }
+            tried = chosen.len();
+            let rest: Vec<EncodedChunk> = chunks.iter().filter(|chunk| taken(chunk).is_none()).cloned().collect();
+            if shaped.push_smaller(&whole, block(&rest, options)?, &chosen) {
+                return Ok(());
+            }
+        }
+        shaped.items.push(whole);
         Ok(())
     }
 }

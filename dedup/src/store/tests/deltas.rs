@@ -139,7 +139,7 @@ fn chains_end_at_their_bound_and_go_on_from_below() {
 fn without_the_option_nothing_becomes_a_delta_and_those_there_are_read() {
     let world = World::new(5);
     let chunks = chain(&world.open().0, 5, 3);
-    let off = StoreOptions { deltas: false, ..world.options() };
+    let off = StoreOptions { deltas: Deltas::Off, ..world.options() };
     let (store, _) = ChunkStore::open(Arc::new(world.disk.clone()), "/packs", world.kv.clone(), off).unwrap();
     let more = version(5, 3, 8_000);
     put_on(&store, &more, &chunks[2]);
@@ -162,7 +162,7 @@ proptest! {
             let plain: Vec<u8> = chunk.payload.iter().flat_map(|byte| [b'a' + byte % 16, b'a' + byte / 16, b' ']).collect();
             EncodedChunk::plain(realm().chunk_id(&plain), plain.into())
         };
-        let bytes = |deltas: bool| {
+        let bytes = |deltas: Deltas| {
             let world = World { block_bytes: 128 << 10, ..World::new(6) };
             let options = StoreOptions { deltas, ..world.options() };
             let (store, _) = ChunkStore::open(Arc::new(world.disk.clone()), "/packs", world.kv.clone(), options).unwrap();
@@ -178,7 +178,7 @@ proptest! {
             let stats = store.stats();
             (stats.stored_bytes, stats.delta_saved_bytes)
         };
-        let ((with, saved), (without, none)) = (bytes(true), bytes(false));
+        let ((with, saved), (without, none)) = (bytes(Deltas::Similar), bytes(Deltas::Off));
         prop_assert!(none == 0 && with + saved <= without + 400 * u64::from(with != without), "{with} {saved} {without}");
         prop_assert!(with <= without);
     }
@@ -351,9 +351,9 @@ fn a_base_that_is_condemned_is_revived_by_the_delta_and_pinned_until_that_is_pub
     }
     store.sync().unwrap();
     assert!(!store.pins.holds(&old.id), "the index names it now");
-    assert_holds(&store, &[new.clone()]);
-    collect(&store, &[new.clone()], Duration::ZERO);
-    collect(&store, &[new.clone()], Duration::ZERO);
+    assert_holds(&store, std::slice::from_ref(&new));
+    collect(&store, std::slice::from_ref(&new), Duration::ZERO);
+    collect(&store, std::slice::from_ref(&new), Duration::ZERO);
     assert_holds(&store, &[new]);
 }
 

@@ -315,6 +315,15 @@ fn the_power_goes_at_every_operation_of_a_collection() {
 
 #[test]
 fn reads_puts_and_commits_go_on_while_chunks_are_collected_and_packs_rewritten() {
+    all_at_once(|number| chunk(number, 1_500));
+}
+
+#[test]
+fn reads_puts_and_commits_of_deltas_go_on_while_chunks_are_collected_and_packs_rewritten() {
+    all_at_once(|number| version(number / 6, number % 6, 2_100));
+}
+
+fn all_at_once(of: impl Fn(u64) -> EncodedChunk + Sync) {
     let world = World { block_bytes: 16 << 10, ..World::new(11) };
     let (store, _) = world.open();
     // Committed chunks, as a namespace would have them: by number, with how many files name each.
@@ -322,18 +331,21 @@ fn reads_puts_and_commits_go_on_while_chunks_are_collected_and_packs_rewritten()
     let (stop, reads, rounds) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for worker in 0..3_u64 {
-            let (store, committed, stop, reads) = (&store, &committed, &stop, &reads);
+            let (store, committed, stop, reads, of) = (&store, &committed, &stop, &reads, &of);
             scope.spawn(move || {
                 let mut random = StdRng::seed_from_u64(worker);
                 while !stop.load(Ordering::Relaxed) {
                     let some: BTreeSet<u64> =
                         (0..random.random_range(1..6)).map(|_| random.random_range(0..120)).collect();
-                    let chunks: Vec<_> = some.iter().map(|number| chunk(*number, 1_500)).collect();
+                    let chunks: Vec<_> = some.iter().map(|number| of(*number)).collect();
                     // An upload, then a commit, as the chunk service and the check before a commit do it.
                     let upload = store.lease(Some(if worker == 0 { "a" } else { "b" }), Duration::ZERO);
                     let lacking: BTreeSet<ChunkId> = store.missing(&ids(&chunks)).unwrap().into_iter().collect();
                     let new: Vec<_> = chunks.iter().filter(|chunk| lacking.contains(&chunk.id)).cloned().collect();
-                    store.put_many(&new).unwrap();
+                    let before: Vec<_> = some.iter().map(|number| of(number.saturating_sub(1))).collect();
+                    let realm = realm();
+                    let hints = hinted(&realm, &chunks.iter().zip(&before).collect::<Vec<_>>());
+                    store.put_with(&new, Some(&hints)).unwrap();
                     store.sync().unwrap();
                     drop(upload);
                     if random.random_bool(0.3) {
@@ -351,7 +363,7 @@ fn reads_puts_and_commits_go_on_while_chunks_are_collected_and_packs_rewritten()
                         all.keys().copied().filter(|_| random.random_bool(0.1)).collect()
                     };
                     for number in mine {
-                        let wanted = chunk(number, 1_500);
+                        let wanted = of(number);
                         let found = store.get(&wanted.id).unwrap();
                         let mut all = lock(committed);
                         if let Some(count) = all.get_mut(&number) {
@@ -372,7 +384,7 @@ fn reads_puts_and_commits_go_on_while_chunks_are_collected_and_packs_rewritten()
         while removed < 300 || freed < 5 || rounds.load(Ordering::Relaxed) < 60 {
             let mut mark = store.begin_mark();
             for number in lock(&committed).keys() {
-                mark.reached.add(&chunk(*number, 1_500).id);
+                mark.reached.add(&of(*number).id);
             }
             let collected = store.collect(mark, Duration::ZERO, false, &mut go()).unwrap();
             removed += collected.removed;
@@ -382,7 +394,7 @@ fn reads_puts_and_commits_go_on_while_chunks_are_collected_and_packs_rewritten()
         stop.store(true, Ordering::Relaxed);
     });
     assert!(reads.load(Ordering::Relaxed) > 100);
-    let kept: Vec<_> = lock(&committed).keys().map(|number| chunk(*number, 1_500)).collect();
+    let kept: Vec<_> = lock(&committed).keys().map(|number| of(*number)).collect();
     assert_holds(&store, &kept);
 }
 
