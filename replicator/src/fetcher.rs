@@ -1,11 +1,12 @@
 //! Runs the planner: asks sources, verifies, stores, until every wanted chunk is here or named as missing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use causeway_base::{ChunkId, SiteName, VolumeId};
+use causeway_dedup::store::{LikelyBase, PutHints};
 use causeway_dedup::{EncodedChunk, Realm};
 use causeway_replicator_core::{BatchId, Command, Event, FetchBatch, Limits, Missing, Planner, SourceId, Time, Want};
 use tokio::sync::mpsc;
@@ -244,6 +245,8 @@ impl<'a> Run<'a> {
         let Job { realm, volume, cause } = self.job.clone();
         let sink = Sink {
             local: self.fetcher.local.clone(),
+            realm: realm.clone(),
+            bases: self.before(&ids),
             batch,
             ids: ids.clone(),
             group: Vec::new(),
@@ -280,6 +283,13 @@ impl<'a> Run<'a> {
 }
 
 impl Run<'_> {
+    /// What lay where the chunks of a batch lie.
+    fn before(&self, ids: &[ChunkId]) -> HashMap<ChunkId, Vec<LikelyBase>> {
+        let likely = |base: &NeedBase| LikelyBase { chunks: base.chunks.clone(), align: i64::from(base.align) };
+        let known = |id: &ChunkId| Some((*id, self.bases.get(id)?.iter().map(likely).collect()));
+        ids.iter().filter_map(known).collect()
+    }
+
     /// What a batch offers as bases.
     fn offer(&self, ids: &[ChunkId]) -> Bases {
         let baseless = self.baseless.lock().unwrap_or_else(PoisonError::into_inner);
@@ -303,6 +313,9 @@ async fn sleep_until(deadline: Option<Instant>) {
 /// Stores what comes in groups, and tells the loop what is stored. What it holds when a transfer breaks off is stored too.
 struct Sink {
     local: Arc<dyn LocalChunks>,
+    realm: Realm,
+    /// What lay in the places of the chunks before: they may rest as their difference from it, however they came.
+    bases: HashMap<ChunkId, Vec<LikelyBase>>,
     batch: BatchId,
     ids: Vec<ChunkId>,
     group: Vec<EncodedChunk>,
@@ -322,7 +335,8 @@ impl Sink {
         if group.is_empty() {
             return true;
         }
-        if let Err(error) = self.local.put_many(&group) {
+        let bases = group.iter().filter_map(|chunk| Some((chunk.id, self.bases.remove(&chunk.id)?))).collect();
+        if let Err(error) = self.local.put_with(&group, &PutHints { realm: &self.realm, bases }) {
             let _ = self.failed.set(error);
             let _ = self.tell.blocking_send(Told::Other(Event::Tick));
             return false;

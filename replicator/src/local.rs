@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use causeway_base::{ChunkId, RetryClass};
 use causeway_dedup::store::gc::Lease;
-use causeway_dedup::store::{PutOutcome, StoreError};
+use causeway_dedup::store::{PutHints, PutOutcome, StoreError};
 use causeway_dedup::{ChunkStore, EncodedChunk, Realm};
 use causeway_transport::PeerId;
 
@@ -45,6 +45,15 @@ pub trait LocalChunks: Send + Sync + Debug {
     /// # Errors
     /// The store failed or is full; none or some were kept.
     fn put_many(&self, chunks: &[EncodedChunk]) -> Result<PutCounts, LocalError>;
+
+    /// As [`LocalChunks::put_many`], with what is known of the chunks: a store may keep one as its difference from another.
+    ///
+    /// # Errors
+    /// As there.
+    fn put_with(&self, chunks: &[EncodedChunk], hints: &PutHints<'_>) -> Result<PutCounts, LocalError> {
+        let _ = hints;
+        self.put_many(chunks)
+    }
 
     /// Makes everything put before durable.
     ///
@@ -127,17 +136,11 @@ impl LocalChunks for ChunkStore {
     }
 
     fn put_many(&self, chunks: &[EncodedChunk]) -> Result<PutCounts, LocalError> {
-        let mut counts = PutCounts::default();
-        for (outcome, chunk) in Self::put_many(self, chunks)?.into_iter().zip(chunks) {
-            match outcome {
-                PutOutcome::New => {
-                    counts.new += 1;
-                    counts.new_plain_bytes += u64::from(chunk.raw_len);
-                }
-                PutOutcome::Known => counts.known += 1,
-            }
-        }
-        Ok(counts)
+        Ok(counts(chunks, Self::put_many(self, chunks)?))
+    }
+
+    fn put_with(&self, chunks: &[EncodedChunk], hints: &PutHints<'_>) -> Result<PutCounts, LocalError> {
+        Ok(counts(chunks, Self::put_with(self, chunks, Some(hints))?))
     }
 
     fn sync(&self) -> Result<(), LocalError> {
@@ -158,4 +161,18 @@ impl LocalChunks for ChunkStore {
     fn lease(&self, holder: Option<&str>, linger: Duration) -> Option<Lease> {
         Some(Self::lease(self, holder, linger))
     }
+}
+
+fn counts(chunks: &[EncodedChunk], outcomes: Vec<PutOutcome>) -> PutCounts {
+    let mut counts = PutCounts::default();
+    for (outcome, chunk) in outcomes.into_iter().zip(chunks) {
+        match outcome {
+            PutOutcome::New => {
+                counts.new += 1;
+                counts.new_plain_bytes += u64::from(chunk.raw_len);
+            }
+            PutOutcome::Known => counts.known += 1,
+        }
+    }
+    counts
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use causeway_base::RetryClass;
+use causeway_dedup::store::PutHints;
 use causeway_dedup::{EncodedChunk, Realm};
 use causeway_transport::quic::RecvStream;
 use tokio::sync::mpsc;
@@ -145,8 +146,11 @@ impl Worker {
             chunks.push(EncodedChunk::plain(chunk.id, plain));
         }
         let refuse = |error: LocalError| Refusal { class: error.class, message: error.reason };
-        let counts =
-            if chunks.is_empty() { PutCounts::default() } else { self.local.put_many(&chunks).map_err(refuse)? };
+        let counts = match chunks.is_empty() {
+            true => PutCounts::default(),
+            // What was there before, the client does not say: the store may find chunks that are alike.
+            false => self.local.put_with(&chunks, &PutHints::of(&self.realm)).map_err(refuse)?,
+        };
         if batch.sync.is_some() {
             self.local.sync().map_err(refuse)?;
         }

@@ -42,6 +42,11 @@ async fn an_edit_in_place_of_a_large_file_costs_a_few_hundred_bytes() {
     assert!(plain > 8 * wire, "{plain} plain bytes");
     assert!(edit.delta_received < edit.chunk_received - first.chunk_received + 1);
 
+    // It rests as it came: as its difference from what was there, which the source that wrote it does not say of its own.
+    let rests = westeurope.store.stats();
+    assert!(rests.delta_chunks >= 1 && rests.delta_stored_bytes * 20 < rests.delta_raw_bytes, "{rests:?}");
+    assert_eq!(zurich.store.stats().delta_chunks, 0);
+
     // Bytes inserted near the front move all that follows; only what is around them comes.
     file.splice(1_000_000..1_000_000, noise(2, 1000));
     let seq = volume.mutate(vec![put("big", zurich.write(&file))]);
@@ -81,6 +86,12 @@ async fn a_drifted_tensor_comes_as_planes_and_a_grown_file_finds_its_old_part() 
     println!("4 MiB of float32, all drifted: {wire} bytes on the wire for {plain} plain ones");
     assert!(plain >= 4 << 20);
     assert!(wire * 100 < plain * 62, "{wire} of {plain} bytes");
+    let rests = westeurope.store.stats();
+    println!("at rest: {rests:?}");
+    assert!(
+        rests.delta_raw_bytes > 3 << 20 && rests.delta_stored_bytes * 100 < rests.delta_raw_bytes * 65,
+        "{rests:?}"
+    );
     assert_eq!(westeurope.chunk_ids(), zurich.chunk_ids());
 }
 
