@@ -192,6 +192,10 @@ struct Stats {
     chunks: u64,
     raw_bytes: u64,
     stored_bytes: u64,
+    /// Of the chunks, those that rest as deltas, their bytes in packs, and their plain bytes.
+    delta_chunks: u64,
+    delta_stored_bytes: u64,
+    delta_raw_bytes: u64,
     index_bytes: u64,
     #[serde(flatten)]
     found: Found,
@@ -210,18 +214,24 @@ pub(super) fn stats(global: &Global, args: &StoreFolder) -> anyhow::Result<Exit>
         chunks: stats.chunks,
         raw_bytes: stats.raw_bytes,
         stored_bytes: stats.stored_bytes,
+        delta_chunks: stats.delta_chunks,
+        delta_stored_bytes: stats.delta_stored_bytes,
+        delta_raw_bytes: stats.delta_raw_bytes,
         index_bytes: stats.index_bytes,
         found: Found::of(&report, stats.corrupt_chunks),
     };
     output::print(global.output, &shown, |shown| {
         let ratio = shown.raw_bytes as f64 / (shown.stored_bytes as f64).max(1.0);
         format!(
-            "{}: {} chunks, {} plain, {} in {} packs ({ratio:.2} to 1); index {}{}",
+            "{}: {} chunks, {} plain, {} in {} packs ({ratio:.2} to 1); {} of them deltas, {} plain in {}; index {}{}",
             shown.data,
             shown.chunks,
             ByteSize(shown.raw_bytes),
             ByteSize(shown.stored_bytes),
             shown.packs,
+            shown.delta_chunks,
+            ByteSize(shown.delta_raw_bytes),
+            ByteSize(shown.delta_stored_bytes),
             ByteSize(shown.index_bytes),
             shown.found.text()
         )

@@ -110,6 +110,8 @@ pub struct LimitsSection {
     pub index_cache: ByteSize,
     /// Engine of the chunk index.
     pub index_engine: IndexEngine,
+    /// Which chunks may rest as their difference from others.
+    pub deltas_at_rest: DeltasAtRest,
     /// Free disk space that a node keeps: below it, data writes are refused.
     pub disk_reserve: ByteSize,
 }
@@ -120,6 +122,7 @@ impl Default for LimitsSection {
             metadata_cache: ByteSize::mib(128),
             index_cache: ByteSize::mib(64),
             index_engine: IndexEngine::Fjall,
+            deltas_at_rest: DeltasAtRest::Like,
             disk_reserve: ByteSize::mib(256),
         }
     }
@@ -143,6 +146,19 @@ impl IndexEngine {
             Self::Sled => "sled",
         }
     }
+}
+
+/// Which chunks may rest as their difference from others; docs/deltas.md has what it saves and costs. Those that do are read
+/// whatever this says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeltasAtRest {
+    /// None.
+    Off,
+    /// Those of a file of which the version before is here.
+    Place,
+    /// Also those that resemble any chunk of their realm that is here.
+    Like,
 }
 
 /// `[upkeep]`

@@ -41,6 +41,7 @@ fn errors_name_file_and_line() {
         ("heartbeat = \"100ms\"", "heartbeat = \"400ms\"", "at most half of election_min"),
         ("heartbeat = \"100ms\"", "hartbeat = \"100ms\"", "unknown field `hartbeat`"),
         ("disk_reserve = \"256MiB\"", "disk_reserve = \"lots\"", "is not a size"),
+        ("deltas_at_rest = \"like\"", "deltas_at_rest = \"maybe\"", "unknown variant `maybe`"),
         ("site = \"eastus\"\n", "site = \"mars\"\n", "no [[site]] named \"mars\""),
         ("[[node]]\nid = 3", "[[node]]\nid = 2", "node id 2 stands twice"),
         ("name = \"eastus\"", "name = \"zurich\"", "site zurich stands twice"),

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use causeway_base::ByteSize;
 use causeway_dedup::store::{
-    ChunkStore, CorruptList, FILTERED_SPACES, INDEX_SPACES, RecoveryReport, StoreError, StoreOptions,
+    ChunkStore, CorruptList, Deltas, FILTERED_SPACES, INDEX_SPACES, RecoveryReport, StoreError, StoreOptions,
 };
 use causeway_namespace_raft::STATE_SPACES;
 use causeway_storage::disk::{Disk, RealDisk};
 use causeway_storage::kv::{FjallKv, FjallOptions, Kv, KvError, SledKv, SledOptions};
 
 use super::folder::DataFolder;
-use crate::config::{IndexEngine, LimitsSection};
+use crate::config::{DeltasAtRest, IndexEngine, LimitsSection};
 
 /// The stores of one node.
 #[derive(Debug, Clone)]
@@ -85,6 +85,11 @@ fn open_store(
     let options = StoreOptions {
         reserve_bytes: limits.disk_reserve.bytes(),
         seed,
+        deltas: match limits.deltas_at_rest {
+            DeltasAtRest::Off => Deltas::Off,
+            DeltasAtRest::Place => Deltas::Named,
+            DeltasAtRest::Like => Deltas::Similar,
+        },
         trust_index_after_crash: limits.index_engine == IndexEngine::Fjall,
         ..StoreOptions::default()
     };
