@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use causeway_base::{NodeId, Seq, VolumeId};
 use causeway_namespace_core::command::Errno;
+use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::path;
+use causeway_namespace_core::promotion::PromotionRecord;
 use causeway_namespace_core::query;
 use causeway_namespace_core::records::{ReadError, Records};
 use causeway_namespace_core::root::{ClusterRecord, NodeRecord, TopologyRecord, VolumeRecord};
@@ -26,6 +28,8 @@ pub struct Catalog {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     /// By id.
     pub volumes: BTreeMap<VolumeId, VolumeRecord>,
+    /// The newest promotion of each group that was promoted.
+    pub promotions: BTreeMap<VolumeId, PromotionRecord>,
     /// Volumes by the names of their mount points.
     mounts: BTreeMap<Vec<Bytes>, VolumeId>,
     /// Of each volume that others are mounted in: where in it, and what they are called.
@@ -42,8 +46,9 @@ impl Catalog {
         let nodes = query::nodes(records)?.into_iter().map(|node| (node.id, node)).collect();
         let volumes: BTreeMap<_, _> = query::volumes(records)?.into_iter().map(|volume| (volume.id, volume)).collect();
         let topology = query::topology(records)?;
-        let mut catalog =
-            Self { seq, cluster, topology, nodes, mounts: mounts(&volumes), volumes, nested: BTreeMap::new() };
+        let promotions = query::promotions(records)?;
+        let (mounts, nested) = (mounts(&volumes), BTreeMap::new());
+        let mut catalog = Self { seq, cluster, topology, nodes, promotions, mounts, volumes, nested };
         catalog.nested = catalog.nest();
         Ok(catalog)
     }
@@ -71,6 +76,12 @@ impl Catalog {
     /// The volumes that are mounted in this one: where in it, and what they are called.
     pub(crate) fn mounted_in(&self, volume: VolumeId) -> impl Iterator<Item = (&Bytes, &str)> {
         self.nested.get(&volume).into_iter().flatten().map(|(path, name)| (path, name.as_str()))
+    }
+
+    /// The line of a volume that the root group has decided.
+    #[must_use]
+    pub fn lineage(&self, volume: VolumeId) -> Lineage {
+        self.promotions.get(&volume).map(|promotion| promotion.lineage).unwrap_or_default()
     }
 
     /// A volume by its name.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use causeway_base::{NodeId, RetryClass, Seq, Timestamp, VolumeId};
+use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::records::ReadError;
 use causeway_namespace_core::root::RootRefusal;
 
@@ -111,6 +112,22 @@ pub enum Error {
     /// An earlier change is under way; nothing happened.
     #[error("{0}")]
     Busy(String),
+    /// A promotion is not possible; nothing happened.
+    #[error("not promoted: {0}")]
+    NotPromoted(String),
+    /// The group was promoted, and this node had a part in what was before: that has ended. Nothing happened.
+    #[error(
+        "group {group} was promoted (line {lineage}, heard from {by}), and what this node had of it before takes nothing \
+         any more; it is kept aside, and the node follows the new line once it has the root group's newest tables"
+    )]
+    Fenced {
+        /// Which group.
+        group: VolumeId,
+        /// The line that began.
+        lineage: Lineage,
+        /// Who said so.
+        by: NodeId,
+    },
     /// Stored records cannot be read.
     #[error("stored records: {0}")]
     Read(#[from] ReadError),
@@ -130,12 +147,14 @@ impl Error {
             | Self::Root(_)
             | Self::Placement(_)
             | Self::Busy(_)
+            | Self::NotPromoted(_)
             | Self::Content(ContentError::Invalid(_)) => RetryClass::Refused,
             Self::NoReplica { .. }
             | Self::NoLeader { .. }
             | Self::Overloaded(_)
             | Self::Full(_)
             | Self::Behind { .. }
+            | Self::Fenced { .. }
             | Self::Content(_)
             | Self::ShuttingDown => RetryClass::Transient,
             Self::Unknown { .. } => RetryClass::Unknown,
@@ -166,6 +185,8 @@ impl Error {
             Self::Root(_) => "root-refused",
             Self::Placement(_) => "unplaceable",
             Self::Busy(_) => "busy",
+            Self::NotPromoted(_) => "not-promoted",
+            Self::Fenced { .. } => "fenced",
             Self::Read(_) => "damaged",
             Self::ShuttingDown => "shutting-down",
         }

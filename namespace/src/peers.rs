@@ -149,6 +149,9 @@ impl Peers {
 
 /// What a failed call to a peer means.
 pub(crate) fn link_error(status: &Status) -> LinkError {
+    if let Some(lineage) = rpc::fenced_by(status) {
+        return LinkError::Fenced(lineage);
+    }
     match (rpc::class_of(status), status.code()) {
         (RetryClass::Refused, _) => LinkError::Refused(rpc::message_of(status)),
         (_, Code::DeadlineExceeded | Code::Cancelled) => LinkError::Timeout,

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use causeway_base::{ClusterId, RetryClass};
+use causeway_base::{ClusterId, RetryClass, VolumeId};
+use causeway_namespace_core::lineage::Lineage;
 use causeway_proto::{PROTOCOL_VERSION, metadata};
 use causeway_transport::grpc::ConnectFailed;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
@@ -17,6 +18,9 @@ const TIMEOUT: &str = "grpc-timeout";
 pub(crate) const DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// What a server leaves of a deadline for its answer to travel, at most; a tenth of shorter ones.
 const MARGIN_MAX: Duration = Duration::from_millis(100);
+
+/// The reason of a refusal by a greater line.
+const FENCED: &str = "fenced";
 
 /// Sets the metadata that every call carries, and its deadline unless it is a stream.
 pub(crate) fn stamp<T>(request: &mut Request<T>, cluster: ClusterId, deadline: Option<Duration>) {
@@ -82,7 +86,7 @@ impl From<Error> for Status {
         let code = match &error {
             Error::NoVolume(_) => Code::NotFound,
             Error::Invalid(_) | Error::Content(ContentError::Invalid(_)) => Code::InvalidArgument,
-            Error::Content(_) | Error::Root(_) => Code::FailedPrecondition,
+            Error::Content(_) | Error::Root(_) | Error::NotPromoted(_) => Code::FailedPrecondition,
             Error::Overloaded(_) | Error::Full(_) => Code::ResourceExhausted,
             Error::Unknown { .. } => Code::Unknown,
             Error::TooOld { .. } | Error::TooEarly { .. } | Error::TooMuch { .. } => Code::OutOfRange,
@@ -117,6 +121,22 @@ const fn class_text(class: RetryClass) -> &'static str {
         RetryClass::Unknown => "unknown",
         RetryClass::Damaged => "damaged",
     }
+}
+
+/// The greater line that a peer follows, if that is why it refused.
+pub(crate) fn fenced_by(status: &Status) -> Option<Lineage> {
+    if text(status.metadata(), metadata::REASON) != FENCED {
+        return None;
+    }
+    text(status.metadata(), metadata::LINEAGE).parse().ok()
+}
+
+/// The refusal of a message of a line that has ended.
+pub(crate) fn fenced(group: VolumeId, lineage: Lineage) -> Status {
+    let message = format!("group {group} was promoted: this node follows line {lineage}, the caller a lesser one");
+    let mut status = failure(Code::FailedPrecondition, RetryClass::Refused, FENCED, message);
+    put(status.metadata_mut(), metadata::LINEAGE, &lineage.to_string());
+    status
 }
 
 /// What a failed call says about its effect.

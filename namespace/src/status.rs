@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use causeway_base::{ClusterId, Epoch, NodeId, Seq, SiteName, VolumeId};
+use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::root::NodeRecord;
 
 use crate::upkeep::UpkeepStatus;
@@ -117,6 +118,9 @@ pub struct WireBytes {
 pub struct GroupReport {
     /// [`VolumeId::ROOT`] is the root group.
     pub volume: VolumeId,
+    /// Which line of its history.
+    #[serde(skip_serializing_if = "Lineage::is_first")]
+    pub lineage: Lineage,
     /// As far as is known there.
     pub leader: Option<NodeId>,
     /// Raft term.

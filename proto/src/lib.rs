@@ -40,6 +40,8 @@ pub mod metadata {
     pub const MISSING: &str = "causeway-missing";
     /// In the trailers of `too-old`: the oldest seq that can be had, decimal.
     pub const OLDEST: &str = "causeway-oldest";
+    /// In the trailers of `fenced`: the greater line that the answering node follows, as four numbers.
+    pub const LINEAGE: &str = "causeway-lineage";
     /// In the trailers of a failed call that another node can serve better: that node's id, decimal.
     pub const LEADER: &str = "causeway-leader";
 }

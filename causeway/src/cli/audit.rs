@@ -1,6 +1,7 @@
 //! `causeway audit`
 
 use causeway_namespace_core::audit::{AuditAction, AuditRecord};
+use causeway_namespace_core::promotion::PromotionRecord;
 use serde::Serialize;
 
 use super::args::{AuditArgs, Global};
@@ -53,6 +54,16 @@ fn told(action: &AuditAction) -> String {
         AuditAction::NodeDrained { id, draining: true } => format!("node drain {}", id.get()),
         AuditAction::NodeDrained { id, draining: false } => format!("node drain {} --cancel", id.get()),
         AuditAction::NodeRemoved { id } => format!("node remove {}", id.get()),
+        AuditAction::VolumePromoted { name, promotion, .. } => {
+            format!("volume promote {name}: {}", promoted(promotion))
+        }
+        AuditAction::RootPromoted { promotion } => format!("promotion of the root group: {}", promoted(promotion)),
         AuditAction::Restored { epoch } => format!("dr restore: epoch {}", epoch.get()),
     }
+}
+
+fn promoted(promotion: &PromotionRecord) -> String {
+    let PromotionRecord { lineage, fork, last, seq, site, .. } = promotion;
+    let (epoch, founder) = (lineage.epoch.get(), lineage.founder.get());
+    format!("epoch {epoch} at {site}, node {founder}, from seq {fork} (last in a log: {last}), begins at {seq}")
 }

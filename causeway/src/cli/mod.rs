@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 pub mod args;
+mod aside;
 mod attr;
 mod audit;
 mod batch;
@@ -16,6 +17,7 @@ mod init;
 mod lock;
 mod membership;
 mod moves;
+mod promote;
 mod quota;
 pub(crate) mod session;
 pub(crate) mod show;

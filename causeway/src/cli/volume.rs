@@ -99,6 +99,16 @@ pub(crate) fn other_sites(config: &Config, replicas: &[SiteName]) -> Vec<SiteNam
 }
 
 pub(super) async fn run(global: &Global, command: VolumeCommand) -> anyhow::Result<Exit> {
+    match command {
+        VolumeCommand::Promote { name, site, confirm, root, reason } => {
+            let asked = super::promote::Asked { name, site, confirm, root, reason };
+            return super::promote::promote(global, asked).await;
+        }
+        VolumeCommand::Aside { name, node, line, export } => {
+            return super::aside::run(global, &name, node, line.as_deref(), export.as_deref()).await;
+        }
+        _ => {}
+    }
     let session = Session::connect(global).await?;
     match command {
         VolumeCommand::Create {
@@ -147,6 +157,8 @@ pub(super) async fn run(global: &Global, command: VolumeCommand) -> anyhow::Resu
             };
             print(global, Shown { state: Some(state), ..report.volume.into() })?;
         }
+        // Done above.
+        VolumeCommand::Promote { .. } | VolumeCommand::Aside { .. } => {}
         VolumeCommand::List => {
             let volumes: Vec<Shown> = session.vfs.names().volumes().await?.into_iter().map(Shown::from).collect();
             output::print(global.output, &volumes, |volumes| {

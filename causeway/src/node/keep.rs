@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use causeway_base::{NodeId, SiteName, VolumeId};
-use causeway_namespace::{BadChunk, GcAsk, GcReport, Namespace, Run, ScrubAsk, ScrubReport, StoreKeeper, UpkeepStatus};
+use causeway_namespace::{
+    BadChunk, Consistency, GcAsk, GcReport, Namespace, Run, ScrubAsk, ScrubReport, StoreKeeper, UpkeepStatus,
+};
 use causeway_replicator::VolumeView;
 use causeway_replicator::keeper::{self, Keeper, KeeperOptions, Outcome, RootVolume, Roots, RootsError};
 
@@ -48,18 +50,32 @@ fn unknown(what: &str, reason: impl ToString) -> RootsError {
 impl Roots for NodeRoots {
     async fn volumes(&self, deadline: Duration) -> Result<Vec<RootVolume>, RootsError> {
         let what = "the table of volumes";
-        let volumes = self.namespace(what)?.all_volumes(deadline).await.map_err(|error| unknown(what, error))?;
+        let namespace = self.namespace(what)?;
+        let volumes = namespace.all_volumes(deadline).await.map_err(|error| unknown(what, error))?;
         let root = |volume: causeway_namespace_core::root::VolumeRecord| {
             let spec = volume.spec;
             let follows = spec.home == self.site || spec.replicas.contains(&self.site);
             RootVolume { id: volume.id, name: spec.name, realm: spec.realm, follows }
         };
-        Ok(volumes.into_iter().map(root).collect())
+        let mut roots: Vec<RootVolume> = volumes.into_iter().map(root).collect();
+        // What promotions ended is kept until a person says otherwise, and so is what it names.
+        for (group, aside) in namespace.asides() {
+            let of = roots.iter().find(|known| known.id == group);
+            let aside = of.map(|known| RootVolume { id: aside, follows: false, ..known.clone() });
+            roots.extend(aside.map(|aside| RootVolume { name: format!("{} (aside)", aside.name), ..aside }));
+        }
+        Ok(roots)
     }
 
     async fn view(&self, volume: VolumeId, deadline: Duration) -> Result<Arc<dyn VolumeView>, RootsError> {
         let what = format!("the newest state of volume {volume}");
         let namespace = self.namespace(&what)?;
+        if namespace.asides().iter().any(|(_, aside)| *aside == volume) {
+            let view = namespace.snapshot(volume, Consistency::Local, deadline).await;
+            let view = view.map_err(|error| unknown(&what, error))?.view;
+            let digest = view.digest().ok_or_else(|| unknown(&what, "a view without a digest"))?;
+            return Ok(Arc::new(View(view, digest)));
+        }
         if !namespace.catalog().volumes.get(&volume).is_some_and(|known| known.members.contains(&namespace.id())) {
             return Err(unknown(&what, "this node has no replica of its metadata"));
         }

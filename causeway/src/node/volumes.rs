@@ -1,6 +1,6 @@
 //! Volumes as the replicator works on them, attached and detached as the root group's table says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -69,6 +69,8 @@ impl VolumeSource for NodeVolume {
     fn spec(&self) -> (VolumeSpec, Epoch) {
         let catalog = self.namespace.catalog();
         match catalog.volumes.get(&self.id) {
+            // Of a group that is not of the line that the table has, seqs count under no epoch of it.
+            Some(volume) if self.group.lineage() != catalog.lineage(self.id) => (volume.spec.clone(), Epoch(0)),
             Some(volume) => (volume.spec.clone(), volume.epoch),
             None => {
                 let epoch = catalog.cluster.as_ref().map_or(Epoch(0), |cluster| cluster.epoch);
@@ -105,6 +107,12 @@ impl VolumeSource for NodeVolume {
     }
 
     fn leads(&self) -> Option<u64> {
+        // The table may have the epoch of a line that this group is not of: nothing is published in its name.
+        let catalog = self.namespace.catalog();
+        let decided = catalog.promotions.get(&self.id).map(|promotion| promotion.lineage).unwrap_or_default();
+        if self.group.is_fenced() || self.group.lineage() != decided {
+            return None;
+        }
         // Both from one look: a term read after leadership was lost would be the next leader's, and fence nobody.
         let status = self.group.status();
         (status.leader == Some(self.namespace.id())).then_some(status.term)
@@ -121,30 +129,40 @@ fn changes_error(error: ViewError) -> ChangesError {
 /// Attaches the groups that run here to the replicator, as they come and go. Ends when the node shuts down.
 pub(super) async fn follow(namespace: Arc<Namespace>, replicator: Arc<Replicator>, site: SiteName) {
     let mut catalog = namespace.watch_catalog();
+    let mut fences = namespace.groups().watch_fences();
     let stop = namespace.stopping().clone();
-    let mut attached = BTreeSet::new();
+    let mut attached: BTreeMap<VolumeId, Arc<Group>> = BTreeMap::new();
     loop {
         let wanted: BTreeSet<VolumeId> = {
+            fences.borrow_and_update();
             let catalog = catalog.borrow_and_update();
             let here = catalog.volumes.values().filter(|volume| volume.members.contains(&namespace.id()));
             here.map(|volume| volume.id).chain([VolumeId::ROOT]).collect()
         };
         let mut waiting = false;
+        // A promoted volume is another group: what was followed of the one before says nothing about it.
+        attached.retain(|id, group| {
+            let keep = !group.is_fenced();
+            if !keep {
+                replicator.detach(*id);
+            }
+            keep
+        });
         for id in &wanted {
-            if attached.contains(id) {
+            if attached.contains_key(id) {
                 continue;
             }
             match namespace.group(*id) {
                 Some(group) => {
+                    attached.insert(*id, group.clone());
                     let volume = NodeVolume { id: *id, group, namespace: namespace.clone(), site: site.clone() };
                     replicator.attach(Arc::new(volume));
-                    attached.insert(*id);
                 }
                 // Without a replica here there is nothing to wait for; one that starts is seen at the next look.
                 None => waiting = true,
             }
         }
-        attached.retain(|id| {
+        attached.retain(|id, _| {
             let keep = wanted.contains(id);
             if !keep {
                 replicator.detach(*id);
@@ -159,6 +177,7 @@ pub(super) async fn follow(namespace: Arc<Namespace>, replicator: Arc<Replicator
         };
         tokio::select! {
             changed = catalog.changed() => if changed.is_err() { return },
+            _ = fences.changed() => {}
             () = look_again => {}
             () = stop.cancelled() => return,
         }

@@ -12,6 +12,7 @@ mod full_disk;
 mod manage;
 mod membership;
 mod nested;
+mod promotion;
 mod refusals;
 mod store;
 mod upkeep;

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use causeway_base::{Epoch, NodeId, Seq, SiteName, Timestamp, VolumeId};
 
+use crate::promotion::PromotionRecord;
+
 /// Records that are kept; the oldest makes room. Some 2 MiB in all.
 pub const RECORDS_MAX: u64 = 10_000;
 /// Longest name of a caller in bytes.
@@ -92,6 +94,20 @@ pub enum AuditAction {
     Restored {
         /// The epoch that the restore began.
         epoch: Epoch,
+    },
+    /// A volume was promoted.
+    VolumePromoted {
+        /// Which.
+        id: VolumeId,
+        /// Its name.
+        name: String,
+        /// How.
+        promotion: PromotionRecord,
+    },
+    /// The root group was promoted.
+    RootPromoted {
+        /// How.
+        promotion: PromotionRecord,
     },
 }
 

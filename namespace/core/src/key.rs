@@ -48,6 +48,8 @@ pub const TOPOLOGY: u8 = 0x15;
 pub const AUDIT: u8 = 0x16;
 /// Which numbers the audit has (root group).
 pub const AUDIT_RANGE: u8 = 0x17;
+/// The newest promotion of each group (root group).
+pub const PROMOTION: u8 = 0x18;
 
 /// The bounds of a table: every key of it is `from <= key < to`.
 #[must_use]
@@ -273,6 +275,19 @@ pub fn audit(number: u64) -> Bytes {
 #[must_use]
 pub fn audit_range() -> Bytes {
     Bytes::from_static(&[AUDIT_RANGE])
+}
+
+/// A group's newest promotion.
+#[must_use]
+pub fn promotion(group: VolumeId) -> Bytes {
+    numbered(PROMOTION, group.0)
+}
+
+/// The group in the key of a promotion; `None` for any other key.
+#[must_use]
+pub fn promotion_of(key: &[u8]) -> Option<VolumeId> {
+    let number = key.strip_prefix(&[PROMOTION])?;
+    Some(VolumeId(u64::from_be_bytes(number.try_into().ok()?)))
 }
 
 /// A realm.

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use causeway_base::{ClusterId, Epoch, NodeId, SiteName, StoreId, VolumeId};
+use causeway_base::{ClusterId, Epoch, NodeId, Seq, SiteName, StoreId, VolumeId};
 use causeway_topology::{Residency, Survive, TopologySpec};
+
+use crate::lineage::Lineage;
 
 /// Whether a volume may be called so: 1 to 63 of a-z, 0-9 and `-`, not starting with `-`.
 #[must_use]
@@ -244,6 +246,34 @@ pub enum RootOp {
         /// Which.
         id: NodeId,
     },
+    /// A volume that lost its majority goes on with what one node has of it, under a new epoch. The same again is fine.
+    PromoteVolume {
+        /// Which.
+        id: VolumeId,
+        /// The line that it replaces.
+        before: Lineage,
+        /// Where it goes on.
+        site: SiteName,
+        /// The node whose state it goes on with.
+        founder: NodeId,
+        /// That state's seq.
+        fork: Seq,
+        /// The newest seq in a log of the surviving side.
+        last: Seq,
+    },
+    /// As `PromoteVolume`, of the root group. Applied offline, at the seq that the new line begins with.
+    PromoteRoot {
+        /// The line that it replaces.
+        before: Lineage,
+        /// Where it goes on.
+        site: SiteName,
+        /// The node whose state it goes on with.
+        founder: NodeId,
+        /// That state's seq.
+        fork: Seq,
+        /// The newest seq in a log of the surviving side.
+        last: Seq,
+    },
 }
 
 /// What a root operation came to.
@@ -259,6 +289,8 @@ pub enum RootOutcome {
     Topology(u64),
     /// Nothing changed.
     Refused(RootRefusal),
+    /// The group's new line.
+    Promoted(Lineage),
 }
 
 /// Why a root operation was refused.

@@ -39,7 +39,7 @@ async fn cluster(base: &Path, delay: Duration) -> Result<Vec<Arc<Groups>>, Failu
     }
     let voters: BTreeMap<NodeId, ()> = (1..=3).map(|node| (NodeId(node), ())).collect();
     for groups in &nodes {
-        groups.start(GROUP, GroupSpec { voters: voters.clone(), home: None, bootstrap: true }).await?;
+        groups.start(GROUP, GroupSpec { voters: voters.clone(), bootstrap: true, ..GroupSpec::default() }).await?;
     }
     Ok(nodes)
 }

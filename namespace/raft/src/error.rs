@@ -1,6 +1,9 @@
 //! What callers of a group are told when it does not do what they asked.
 
+use std::path::PathBuf;
+
 use causeway_base::{NodeId, RetryClass, Seq, VolumeId};
+use causeway_namespace_core::lineage::Lineage;
 
 /// Why a proposal has no outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +30,9 @@ pub enum ProposeError {
     /// It breaks a bound; nothing happened.
     #[error("refused: {0}")]
     Refused(String),
+    /// The group was promoted elsewhere, and this node's line of it is fenced; nothing happened.
+    #[error("the group was promoted: line {0} began, and this node's is fenced")]
+    Fenced(Lineage),
 }
 
 impl ProposeError {
@@ -34,7 +40,7 @@ impl ProposeError {
     #[must_use]
     pub const fn retry_class(&self) -> RetryClass {
         match self {
-            Self::NotLeader { .. } | Self::Overloaded | Self::Full => RetryClass::Transient,
+            Self::NotLeader { .. } | Self::Overloaded | Self::Full | Self::Fenced(_) => RetryClass::Transient,
             Self::Unknown | Self::Stopped(_) => RetryClass::Unknown,
             Self::Refused(_) => RetryClass::Refused,
         }
@@ -103,6 +109,14 @@ pub enum HandleError {
     /// The group does not run any more on this node.
     #[error("the group is stopped: {0}")]
     Stopped(String),
+    /// The message is of a line of the group that a promotion has ended: its sender must stop.
+    #[error("group {group} was promoted: line {lineage} began, the message is of a lesser one")]
+    Fenced {
+        /// Which.
+        group: VolumeId,
+        /// The line that this node follows.
+        lineage: Lineage,
+    },
 }
 /// Why a group was not opened or started.
 #[derive(Debug, thiserror::Error)]
@@ -125,4 +139,22 @@ pub enum StartError {
     /// The configuration cannot work.
     #[error("configuration: {0}")]
     Config(String),
+    /// A fence is not read or written.
+    #[error("fence {path}: {reason}")]
+    Fence {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// This node follows a greater line of the group than the one that is asked for: that one is fenced for ever.
+    #[error("group {group} was promoted: this node follows line {followed} of it, not the lesser line {asked}")]
+    Fenced {
+        /// Which.
+        group: VolumeId,
+        /// Asked for.
+        asked: Lineage,
+        /// Followed.
+        followed: Lineage,
+    },
 }

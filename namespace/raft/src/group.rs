@@ -15,11 +15,13 @@ use tokio::time::Instant;
 
 use causeway_base::{NodeId, Seq, VolumeId};
 use causeway_namespace_core::command::Request;
+use causeway_namespace_core::lineage::Lineage;
 
 use crate::coalesce::Coalescer;
 use crate::consensus::receive::Receiver;
 use crate::consensus::types::{Raft, TypeConfig};
 use crate::error::{ProposeError, ReadIndexError, WaitError};
+use crate::fence::Fences;
 use crate::read_index::ReadIndex;
 use crate::rest::Rest;
 use crate::status::{GroupState, GroupStatus, Proposed};
@@ -44,6 +46,11 @@ pub struct Group {
     pub(crate) server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
     pub(crate) home: Mutex<Option<NodeId>>,
     pub(crate) home_changed: AtomicBool,
+    pub(crate) lineage: Lineage,
+    /// A greater line was heard of: nothing is acknowledged any more.
+    pub(crate) fenced: Arc<AtomicBool>,
+    /// The way to whoever waits for a greater line's number.
+    pub(crate) fences: Arc<Fences>,
 }
 
 impl fmt::Debug for Group {
@@ -59,6 +66,18 @@ impl Group {
         self.id
     }
 
+    /// Which line of the group's history this is.
+    #[must_use]
+    pub fn lineage(&self) -> Lineage {
+        self.lineage
+    }
+
+    /// Whether a greater line was heard of: this one has ended.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::SeqCst)
+    }
+
     /// Who leads, as far as is known here.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
@@ -68,6 +87,9 @@ impl Group {
     /// Whether this node leads, as far as it knows: another may have taken over.
     #[must_use]
     pub fn is_leader(&self) -> bool {
+        if self.is_fenced() {
+            return false;
+        }
         let server = self.server.borrow_watched();
         server.state == ServerState::Leader && server.current_leader == Some(self.node.0)
     }
@@ -80,6 +102,9 @@ impl Group {
     /// [`ProposeError::Unknown`] if it was handed over and no answer came within `deadline`: only a request that is safe to
     /// repeat may be tried again. All others say that nothing happened, but [`ProposeError::Stopped`].
     pub async fn propose(&self, request: Request, deadline: Duration) -> Result<Proposed, ProposeError> {
+        if self.is_fenced() {
+            return Err(ProposeError::Fenced(self.fences.lineage(self.id)));
+        }
         if !self.is_leader() {
             return Err(ProposeError::NotLeader { leader: self.leader().filter(|leader| *leader != self.node) });
         }
@@ -90,7 +115,9 @@ impl Group {
         }
         let started = Instant::now();
         self.stir(deadline).await;
-        self.coalescer.propose(&request, deadline.saturating_sub(started.elapsed())).await
+        let answer = self.coalescer.propose(&request, deadline.saturating_sub(started.elapsed())).await;
+        // Committed in a line that has ended meanwhile: in what follows it may be missing.
+        if self.is_fenced() && answer.is_ok() { Err(ProposeError::Unknown) } else { answer }
     }
 
     /// The seq that a linearizable read must see: a quorum confirms that this node leads. Wait for it to be applied here.
@@ -105,7 +132,8 @@ impl Group {
         }
         let started = Instant::now();
         self.stir(deadline).await;
-        self.read_index.get(deadline.saturating_sub(started.elapsed())).await
+        let seq = self.read_index.get(deadline.saturating_sub(started.elapsed())).await?;
+        if self.is_fenced() { Err(ReadIndexError::NotLeader { leader: None }) } else { Ok(seq) }
     }
 
     /// Waits until a seq is applied here.
@@ -187,6 +215,7 @@ impl Group {
         let seq = |id: &Option<crate::consensus::types::LogId>| Seq(id.as_ref().map_or(0, |id| id.index));
         GroupStatus {
             group: self.id,
+            lineage: self.lineage,
             leader: metrics.current_leader.map(NodeId),
             term: metrics.current_term,
             last_log: Seq(metrics.last_log_index.unwrap_or(0)),

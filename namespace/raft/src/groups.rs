@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,22 +12,25 @@ use futures::stream::BoxStream;
 use openraft::{Config, SnapshotPolicy};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use causeway_base::{Clock, NodeId, SiteName, VolumeId};
+use causeway_namespace_core::lineage::Lineage;
 use causeway_storage::disk::Disk;
 use causeway_storage::kv::Kv;
 
 use crate::coalesce::Coalescer;
 use crate::consensus::blocking::Blocking;
 use crate::consensus::log_store::LogStore;
-use crate::consensus::network::NetworkFactory;
+use crate::consensus::network::{Heard, NetworkFactory};
 use crate::consensus::receive::Receiver;
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::types::Raft;
 use crate::consensus::wire::kind;
 use crate::error::{HandleError, StartError};
+use crate::fence::{Fence, Fences, Founding};
 use crate::group::Group;
 use crate::link::{PeerLink, PeerRequest};
 use crate::read_index::ReadIndex;
@@ -36,6 +39,9 @@ use crate::status::Timing;
 use crate::store::{StateStore, chain};
 use crate::upkeep;
 use crate::wal::{Recovery, Wal, WalOptions, WalState, WalStats};
+
+/// Words of greater lines that wait to be written down; what does not fit is heard again.
+const HEARD_MAX: usize = 64;
 
 /// What is kept beyond what is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,8 +123,11 @@ pub struct GroupSpec {
     pub voters: BTreeMap<NodeId, ()>,
     /// Where leadership should be.
     pub home: Option<NodeId>,
-    /// Whether to begin the group with `voters` if it is blank here. Every voter may do so, with the same voters.
+    /// Whether to begin the group with `voters` if it is blank here. Every voter may do so, with the same voters. Only the
+    /// first line of a group is begun so.
     pub bootstrap: bool,
+    /// Which line of its history.
+    pub lineage: Lineage,
 }
 
 /// The groups of a node: one log, one store, one upkeep.
@@ -130,6 +139,10 @@ pub struct Groups {
     groups: Mutex<BTreeMap<VolumeId, Arc<Group>>>,
     /// One start at a time.
     pub(crate) starting: tokio::sync::Mutex<()>,
+    pub(crate) fences: Arc<Fences>,
+    /// Counts the times that a greater line was heard of.
+    fence_changes: watch::Sender<u64>,
+    heard: mpsc::Sender<Heard>,
     recovery: Recovery,
     pub(crate) neighbours: Neighbours,
     pub(crate) stop: CancellationToken,
@@ -156,12 +169,18 @@ impl Groups {
         let open = move || {
             let wal = Wal::open(Arc::clone(&opened.disk), &opened.dir.join("wal"), opened.wal);
             let (wal, recovery) = wal.map_err(StartError::Wal)?;
-            let states = StateStore::open(opened.kv, opened.disk, &opened.dir.join("snapshots"));
-            Ok::<_, StartError>((wal, recovery, states.map_err(StartError::Store)?))
+            let states = StateStore::open(opened.kv, Arc::clone(&opened.disk), &opened.dir.join("snapshots"));
+            let states = states.map_err(StartError::Store)?;
+            let fences = Fences::open(opened.disk, opened.dir.join("lineages"))?;
+            Ok::<_, StartError>((wal, recovery, states, fences))
         };
-        let (wal, recovery, states) = blocking.run(open).await?;
+        let (wal, recovery, states, fences) = blocking.run(open).await?;
+        let (heard, listening) = mpsc::channel(HEARD_MAX);
         let boot = config.seed ^ config.clock.now().0.cast_unsigned();
         let groups = Arc::new(Self {
+            fences: Arc::new(fences),
+            fence_changes: watch::Sender::new(0),
+            heard,
             config,
             wal: Arc::new(wal),
             states,
@@ -175,6 +194,7 @@ impl Groups {
         });
         groups.tasks.spawn(Self::upkeep(Arc::downgrade(&groups), groups.stop.clone()));
         groups.tasks.spawn(Self::watch_leaders(Arc::downgrade(&groups), groups.stop.clone()));
+        groups.tasks.spawn(Self::listen(Arc::downgrade(&groups), listening, groups.stop.clone()));
         Ok(groups)
     }
 
@@ -186,6 +206,11 @@ impl Groups {
     /// Any [`StartError`].
     pub async fn start(self: &Arc<Self>, id: VolumeId, spec: GroupSpec) -> Result<Arc<Group>, StartError> {
         let _one = self.starting.lock().await;
+        let followed = self.fences.lineage(id);
+        if spec.lineage < followed {
+            return Err(StartError::Fenced { group: id, asked: spec.lineage, followed });
+        }
+        self.leave(id, spec.lineage, self.config.node, None).await?;
         if let Some(group) = self.get(id) {
             group.set_home(spec.home);
             return Ok(group);
@@ -196,7 +221,7 @@ impl Groups {
         let group = self.make(id, &spec).await?;
         let raft_error = |reason: String| StartError::Raft { group: id, reason };
         let blank = !group.raft.is_initialized().await.map_err(|error| raft_error(chain(&error)))?;
-        if spec.bootstrap && blank {
+        if spec.bootstrap && blank && spec.lineage.is_first() {
             let voters: BTreeMap<u64, ()> = spec.voters.keys().map(|node| (node.0, ())).collect();
             group.raft.initialize(voters).await.map_err(|error| raft_error(chain(&error)))?;
         }
@@ -208,14 +233,19 @@ impl Groups {
     async fn make(&self, id: VolumeId, spec: &GroupSpec) -> Result<Arc<Group>, StartError> {
         let config = self.raft_config(id, spec)?;
         let states = Arc::clone(&self.states);
-        let store = self.blocking.run(move || states.group(id)).await.map_err(StartError::Store)?;
-        let log = self.wal.group(id);
+        let storage = spec.lineage.storage(id);
+        let store = self.blocking.run(move || states.group(storage)).await.map_err(StartError::Store)?;
+        let log = self.wal.group(storage);
+        let fenced = Arc::new(AtomicBool::new(false));
         let network = NetworkFactory {
             link: Arc::clone(&self.config.link),
             group: id,
             node: self.config.node,
             blocking: self.blocking,
             stall: (self.config.timing.election_max * 4).max(Duration::from_secs(4)),
+            lineage: spec.lineage,
+            heard: self.heard.clone(),
+            fenced: Arc::clone(&fenced),
         };
         let machine = StateMachine::new(Arc::clone(&self.states), Arc::clone(&store), self.blocking);
         let log_store = LogStore::new(log.clone(), self.blocking);
@@ -235,6 +265,7 @@ impl Groups {
             receiving: Arc::default(),
             seed: seed.rotate_left(17),
             rest: Arc::clone(&rest),
+            fenced: Arc::clone(&fenced),
         };
         Ok(Arc::new(Group {
             id,
@@ -249,6 +280,9 @@ impl Groups {
             rest,
             home: Mutex::new(spec.home),
             home_changed: AtomicBool::new(false),
+            lineage: spec.lineage,
+            fenced,
+            fences: Arc::clone(&self.fences),
             raft,
         }))
     }
@@ -317,7 +351,7 @@ impl Groups {
         if matches!(request.kind, kind::REST | kind::PING) {
             return self.handle_node(from, request.kind, &request.payload);
         }
-        let group = self.get(request.group).ok_or(HandleError::UnknownGroup(request.group))?;
+        let group = self.of_line(from, request.group, request.lineage).await?;
         group.receiver.handle(from, request.kind, request.payload).await
     }
 
@@ -331,8 +365,136 @@ impl Groups {
         request: PeerRequest,
         incoming: BoxStream<'static, Bytes>,
     ) -> Result<BoxStream<'static, Result<Bytes, HandleError>>, HandleError> {
-        let group = self.get(request.group).ok_or(HandleError::UnknownGroup(request.group))?;
+        let group = self.of_line(from, request.group, request.lineage).await?;
         group.receiver.handle_stream(from, request.kind, request.payload, incoming).await
+    }
+
+    /// The running group of exactly this line.
+    async fn of_line(&self, from: NodeId, id: VolumeId, lineage: Lineage) -> Result<Arc<Group>, HandleError> {
+        self.check_line(from, id, lineage).await?;
+        self.get(id).filter(|group| group.lineage == lineage).ok_or(HandleError::UnknownGroup(id))
+    }
+
+    /// Compares the line of a group that a peer's message is of with the one that this node follows. A greater one ends this
+    /// node's before this returns.
+    ///
+    /// Cancel safety: dropped, the group may be stopped.
+    ///
+    /// # Errors
+    /// [`HandleError::Fenced`]: the peer's has ended. [`HandleError::Stopped`]: the fence could not be written.
+    pub async fn check_line(&self, from: NodeId, id: VolumeId, lineage: Lineage) -> Result<(), HandleError> {
+        let followed = self.fences.lineage(id);
+        if lineage < followed {
+            return Err(HandleError::Fenced { group: id, lineage: followed });
+        }
+        // Of what this node never had there is nothing to fence.
+        if lineage > followed && (self.get(id).is_some() || self.wal.groups().contains(&followed.storage(id))) {
+            let fenced = self.fence(id, lineage, from).await;
+            fenced.map_err(|error| HandleError::Stopped(chain(&error)))?;
+        }
+        Ok(())
+    }
+
+    /// Ends every lesser line of a group on this node, for ever: nothing of it is acknowledged from now on, the mark is durable
+    /// on return, and the group does not run. `by` is the node that says so.
+    ///
+    /// Cancel safety: dropped, the group acknowledges nothing more until the node is started again; call it again.
+    ///
+    /// # Errors
+    /// [`StartError::Fence`]: the mark may not be durable.
+    pub async fn fence(&self, id: VolumeId, lineage: Lineage, by: NodeId) -> Result<(), StartError> {
+        self.acknowledge_no_more(id, lineage);
+        let _one = self.starting.lock().await;
+        self.leave(id, lineage, by, None).await
+    }
+
+    /// As [`Groups::fence`], by a line that this node founds; what it begins with is remembered with the mark.
+    ///
+    /// Cancel safety: as [`Groups::fence`].
+    ///
+    /// # Errors
+    /// As [`Groups::fence`]; [`StartError::Fenced`] if this node follows that line, or a greater one, already.
+    pub async fn fence_founding(&self, id: VolumeId, lineage: Lineage, founding: Founding) -> Result<(), StartError> {
+        let _one = self.starting.lock().await;
+        let followed = self.fences.lineage(id);
+        if lineage <= followed {
+            return Err(StartError::Fenced { group: id, asked: lineage, followed });
+        }
+        self.leave(id, lineage, self.config.node, Some(founding)).await
+    }
+
+    fn acknowledge_no_more(&self, id: VolumeId, lineage: Lineage) {
+        if let Some(group) = self.get(id).filter(|group| group.lineage < lineage) {
+            group.fenced.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Under the lock of starts.
+    async fn leave(
+        &self,
+        id: VolumeId,
+        lineage: Lineage,
+        by: NodeId,
+        founding: Option<Founding>,
+    ) -> Result<(), StartError> {
+        self.acknowledge_no_more(id, lineage);
+        let (fences, changes, now) = (Arc::clone(&self.fences), self.fence_changes.clone(), self.config.clock.now());
+        // Told from there, so that a caller that goes away meanwhile leaves nothing that nobody finishes.
+        let raise = move || {
+            let raised = fences.raise(id, lineage, by, now, founding)?;
+            if raised {
+                tracing::warn!(group = %id, %lineage, %by, "the group was promoted: what this node had of it is fenced");
+                changes.send_modify(|count| *count += 1);
+            }
+            Ok::<_, StartError>(())
+        };
+        self.blocking.run(raise).await?;
+        let running = {
+            let mut groups = self.lock();
+            let ended = groups.get(&id).is_some_and(|group| group.lineage < lineage);
+            if ended { groups.remove(&id) } else { None }
+        };
+        if let Some(group) = running
+            && let Err(error) = group.raft.shutdown().await
+        {
+            tracing::warn!(group = %id, %error, "a fenced group did not stop in order");
+        }
+        Ok(())
+    }
+
+    /// Writes down what the senders of messages hear.
+    async fn listen(groups: std::sync::Weak<Self>, mut heard: mpsc::Receiver<Heard>, stop: CancellationToken) {
+        loop {
+            let Heard { group, lineage, from } = tokio::select! {
+                heard = heard.recv() => match heard {
+                    Some(heard) => heard,
+                    None => return,
+                },
+                () = stop.cancelled() => return,
+            };
+            let Some(groups) = groups.upgrade() else { return };
+            if let Err(error) = groups.fence(group, lineage, from).await {
+                tracing::error!(%group, error = chain(&error), "a fence was not written");
+            }
+        }
+    }
+
+    /// What this node remembers of a group's lines; `None` if it was never promoted, as far as it heard.
+    #[must_use]
+    pub fn fence_of(&self, id: VolumeId) -> Option<Fence> {
+        self.fences.get(id)
+    }
+
+    /// The line of a group that this node follows.
+    #[must_use]
+    pub fn lineage(&self, id: VolumeId) -> Lineage {
+        self.fences.lineage(id)
+    }
+
+    /// Tells that a greater line of some group was heard of.
+    #[must_use]
+    pub fn watch_fences(&self) -> watch::Receiver<u64> {
+        self.fence_changes.subscribe()
     }
 
     /// What was found when the log was opened.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use causeway_base::{NodeId, VolumeId};
+use causeway_namespace_core::lineage::Lineage;
 
 /// Largest message in bytes, either way. A link refuses larger ones before it allocates for them.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -21,6 +22,8 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 pub struct PeerRequest {
     /// The group it is for.
     pub group: VolumeId,
+    /// The line of the group's history that the sender follows.
+    pub lineage: Lineage,
     /// What it is; a `Groups` of the same protocol version knows it. Opaque to the link.
     pub kind: u8,
     /// At most [`MESSAGE_BYTES_MAX`].
@@ -46,6 +49,9 @@ pub enum LinkError {
     /// The peer answered that it will not: another cluster, an unknown group, a bad message.
     #[error("peer refused: {0}")]
     Refused(String),
+    /// The peer follows a greater line of the group: the sender's is fenced.
+    #[error("the peer follows line {0} of the group, this node's is fenced")]
+    Fenced(Lineage),
 }
 
 /// How bytes reach a peer node. Implemented over gRPC by the namespace service and in memory by tests.

@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use causeway_base::NodeId;
 
+use crate::error::HandleError;
 use crate::groups::Groups;
 use crate::link::{Incoming, LinkError, Outgoing, PeerLink, PeerRequest};
 
@@ -199,7 +200,7 @@ impl MemoryLink {
         if self.net.is_cut(to, self.node) {
             std::future::pending::<()>().await;
         }
-        answer.map_err(|error| LinkError::Refused(error.to_string()))
+        answer.map_err(refused)
     }
 }
 
@@ -220,8 +221,15 @@ impl PeerLink for MemoryLink {
         let groups = opened.unwrap_or(Err(LinkError::Timeout))?;
         let there = self.net.carry(self.node, to, outgoing);
         let answers = groups.handle_stream(self.node, request, there).await;
-        let answers = answers.map_err(|error| LinkError::Refused(error.to_string()))?;
-        let back = answers.map(|answer| answer.map_err(|error| LinkError::Refused(error.to_string()))).boxed();
+        let answers = answers.map_err(refused)?;
+        let back = answers.map(|answer| answer.map_err(refused)).boxed();
         Ok(self.net.carry(to, self.node, back))
+    }
+}
+
+fn refused(error: HandleError) -> LinkError {
+    match error {
+        HandleError::Fenced { lineage, .. } => LinkError::Fenced(lineage),
+        other => LinkError::Refused(other.to_string()),
     }
 }

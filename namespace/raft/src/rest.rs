@@ -312,7 +312,11 @@ impl Groups {
     }
 
     async fn node_call(&self, to: NodeId, kind: u8, payload: Bytes, deadline: Duration) -> Result<Bytes, LinkError> {
-        let called = self.config.link.call(to, PeerRequest { group: VolumeId::ROOT, kind, payload }, deadline);
+        let called = self.config.link.call(
+            to,
+            PeerRequest { group: VolumeId::ROOT, lineage: Default::default(), kind, payload },
+            deadline,
+        );
         tokio::time::timeout(deadline, called).await.unwrap_or(Err(LinkError::Timeout))
     }
 

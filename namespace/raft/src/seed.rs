@@ -114,7 +114,7 @@ fn install(
 }
 
 /// An empty log that goes on behind the seed, and a vote that no term before the seed's can win against.
-async fn begin_log(log: &GroupLog, node: NodeId, seeded: Position) -> Result<(), WalError> {
+pub(crate) async fn begin_log(log: &GroupLog, node: NodeId, seeded: Position) -> Result<(), WalError> {
     if log.purged().is_none() {
         log.purge(seeded.index, wire::encode(&seeded))?;
     }

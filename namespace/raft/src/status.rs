@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use causeway_base::{NodeId, Seq, VolumeId};
 use causeway_namespace_core::command::Outcome;
+use causeway_namespace_core::lineage::Lineage;
 
 /// A proposal that was committed and applied here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub enum GroupState {
 pub struct GroupStatus {
     /// Which group.
     pub group: VolumeId,
+    /// Which line of its history.
+    pub lineage: Lineage,
     /// Who leads, as far as is known here.
     pub leader: Option<NodeId>,
     /// The Raft term.

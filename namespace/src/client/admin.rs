@@ -5,6 +5,7 @@ use std::time::Duration;
 use causeway_base::{NodeId, Seq, SiteName, VolumeId};
 use causeway_namespace_core::audit::AuditRecord;
 use causeway_namespace_core::encode;
+use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::root::{NodeRecord, RealmKey, TopologyRecord, VolumeRecord, VolumeSpec};
 use causeway_proto::v1;
 use causeway_topology::TopologySpec;
@@ -12,10 +13,14 @@ use causeway_topology::TopologySpec;
 use super::attempt::bad_answer;
 use super::{ClientError, NamespaceClient, Node};
 use crate::entry::VolumeReport;
+use crate::node::{AsideLine, AsideSeq, Promoted};
 use crate::read::{Consistency, Freshness, Read};
 use crate::status::{ClusterStatus, NodeStatus, SyncTarget, SyncWaited};
 use crate::upkeep::{GcReport, Run, ScrubReport};
 use crate::wire::{self, Wire, WireError};
+
+/// Longest attempt of a promotion: a node works no longer on one call.
+const PROMOTE_MAX: Duration = Duration::from_secs(60);
 
 impl NamespaceClient {
     /// All volumes, by id.
@@ -141,6 +146,74 @@ impl NamespaceClient {
             async move { at.admin().node_remove(request).await }
         };
         self.try_all(format!("remove {node}"), attempt).await.map(|_| ())
+    }
+
+    /// Break glass: a volume whose majority is gone goes on with what a site has of it; with `root` the root group before it,
+    /// if it has lost its majority too. The same again is fine.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`] with what stands against it; else [`ClientError`].
+    pub async fn promote_volume(
+        &self,
+        name: &str,
+        site: &SiteName,
+        root: bool,
+        reason: &str,
+    ) -> Result<Promoted, ClientError> {
+        let what = format!("promote volume {name:?}");
+        let (name, reason) = (name.to_owned(), reason.to_owned());
+        let message = v1::VolumePromoteRequest { name, site: site.to_string(), root, reason };
+        let attempt = |node: Node, limit: Duration| {
+            // Longer than other calls: a node looks for leaders that are gone first.
+            let request = self.request(message.clone(), limit.max(self.deadline.min(PROMOTE_MAX)));
+            async move { node.admin().volume_promote(request).await }
+        };
+        let answer = self.try_all(what.as_str(), attempt).await?;
+        let bad = |error: encode::DecodeError| bad_answer(&what, &WireError::bad("promotion", error));
+        let record = |bytes: &[u8]| encode::from_bytes(bytes, encode::RECORD_BYTES_MAX).map_err(bad);
+        Ok(Promoted {
+            volume: wire::required(answer.volume, "volume").map_err(|error| bad_answer(&what, &error))?,
+            promotion: record(&answer.promotion)?,
+            root: if answer.root.is_empty() { None } else { Some(record(&answer.root)?) },
+            already: answer.already,
+        })
+    }
+
+    /// The lines of a volume (empty: of the root group) that a node (`None`: the one that answers) left, oldest first.
+    ///
+    /// # Errors
+    /// [`ClientError`]. Cancel safety: may be dropped at any time.
+    pub async fn aside_lines(&self, name: &str, node: Option<NodeId>) -> Result<Vec<AsideLine>, ClientError> {
+        let message =
+            v1::VolumeAsideRequest { name: name.to_owned(), node: node.map_or(0, |node| node.0), ..Default::default() };
+        let answer = self.aside(message).await?;
+        let lines: Result<_, _> = answer.lines.into_iter().map(wire::aside_line).collect();
+        lines.map_err(|error| bad_answer("read what is aside", &error))
+    }
+
+    /// What a node has behind the fork of a line that it left, and behind `after`: some seqs in order, and whether nothing
+    /// follows.
+    ///
+    /// # Errors
+    /// [`ClientError`]. Cancel safety: may be dropped at any time.
+    pub async fn aside_seqs(
+        &self,
+        name: &str,
+        node: NodeId,
+        lineage: Lineage,
+        after: Seq,
+    ) -> Result<(Vec<AsideSeq>, bool), ClientError> {
+        let (name, lineage) = (name.to_owned(), lineage.to_string());
+        let answer = self.aside(v1::VolumeAsideRequest { name, node: node.0, lineage, after: after.0 }).await?;
+        Ok((answer.seqs.into_iter().map(wire::aside_seq).collect(), answer.end))
+    }
+
+    async fn aside(&self, message: v1::VolumeAsideRequest) -> Result<v1::VolumeAsideResponse, ClientError> {
+        let attempt = |node: Node, limit| {
+            let request = self.request(message.clone(), limit);
+            async move { node.admin().volume_aside(request).await }
+        };
+        self.try_all("read what is aside", attempt).await
     }
 
     /// At most `limit` records of the audit with their numbers, newest first, of those below `before` (`None`: of all). A node

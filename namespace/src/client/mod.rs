@@ -7,7 +7,7 @@
 //!
 //! ```no_run
 //! # async fn example(identity: std::sync::Arc<causeway_transport::IdentityStore>) -> Result<(), Box<dyn std::error::Error>> {
-//! use causeway_base::{ClientId, ClusterId};
+//! use causeway_base::{ClientId, ClusterId, Seq};
 //! use causeway_namespace::client::{ClientConfig, NamespaceClient};
 //! use causeway_namespace::Consistency;
 //!
@@ -23,6 +23,7 @@ mod admin;
 mod attempt;
 mod error;
 mod feed;
+mod lines;
 mod manage;
 mod mutate;
 mod reads;
@@ -34,7 +35,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use causeway_base::{ClientId, ClusterId, VolumeId};
+use causeway_base::{ClientId, ClusterId, Seq, VolumeId};
 use causeway_transport::grpc::{self, MESSAGE_BYTES_MAX};
 use causeway_transport::{ExpectPeer, IdentityStore};
 use rand::SeedableRng;
@@ -99,6 +100,8 @@ struct Shared {
     preferred: AtomicUsize,
     sessions: Mutex<BTreeMap<VolumeId, Arc<sessions::Session>>>,
     jitter: Mutex<StdRng>,
+    /// Where the newest line of each volume began, of those that were promoted.
+    lines: Mutex<BTreeMap<VolumeId, Seq>>,
 }
 
 #[derive(Clone, Debug)]
@@ -158,6 +161,7 @@ impl NamespaceClient {
             preferred: AtomicUsize::new(0),
             sessions: Mutex::default(),
             jitter: Mutex::new(StdRng::seed_from_u64(seed)),
+            lines: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), deadline })
     }

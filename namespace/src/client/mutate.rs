@@ -84,7 +84,8 @@ impl NamespaceClient {
                 Ok(response) => {
                     call.succeeded(self);
                     let answer = answer(response.into_inner()).map_err(|error| bad_answer(&call.what, &error))?;
-                    return settled(answer, &node, &mut call);
+                    let settled = settled(answer, &node, &mut call)?;
+                    return self.settled_in_line(volume, settled, &node, &call);
                 }
                 Err(status) => self.failed(&mut call, Failure::of(&status, &node.address)).await?,
             }
@@ -142,7 +143,10 @@ impl NamespaceClient {
         };
         let (node, _) = self.next(&call);
         match self.send(&node, message, self.deadline, &call).await? {
-            Ok(answer) => settled(answer, &node, &mut call),
+            Ok(answer) => {
+                let settled = settled(answer, &node, &mut call)?;
+                self.settled_in_line(volume, settled, &node, &call)
+            }
             Err(failure) => {
                 call.unknown = failure.class == causeway_base::RetryClass::Unknown;
                 Err(failure.end(&call.what, call.waited(), call.unknown))
@@ -208,11 +212,32 @@ impl NamespaceClient {
                 }
                 Ok(answer) => {
                     call.succeeded(self);
-                    return settled(answer, &node, call).map(Some);
+                    let settled = settled(answer, &node, call)?;
+                    return self.settled_in_line(VolumeId(volume), settled, &node, call).map(Some);
                 }
                 Err(failure) => self.failed(call, failure).await?,
             }
         }
+    }
+
+    /// What a line that has ended acknowledges may not be in what followed it.
+    fn settled_in_line(
+        &self,
+        volume: VolumeId,
+        done: Mutated,
+        node: &Node,
+        call: &Call,
+    ) -> Result<Mutated, ClientError> {
+        if self.saw(volume, done.seq) {
+            return Ok(done);
+        }
+        let message = "it was acknowledged in a line of the volume that a promotion has ended".to_owned();
+        Err(ClientError::Unknown {
+            what: call.what.clone(),
+            node: node.address.clone(),
+            message,
+            waited: call.waited(),
+        })
     }
 
     /// One attempt. The outer error is an answer that does not decode.

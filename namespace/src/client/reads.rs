@@ -35,7 +35,8 @@ impl NamespaceClient {
         freshness: impl Into<Freshness>,
     ) -> Result<Read<Result<Found, Errno>>, ClientError> {
         let what = format!("stat {} in {volume}", shown(&at.path));
-        let consistency = Some(freshness.into().into_wire());
+        let freshness = self.in_line(volume, freshness.into());
+        let consistency = Some(freshness.into_wire());
         let message = v1::StatRequest { volume: volume.0, at: Some(at.into_wire()), consistency };
         let attempt = |node: super::Node, limit| {
             let request = self.request(message.clone(), limit);
@@ -43,7 +44,7 @@ impl NamespaceClient {
         };
         let answer = self.try_all(what.as_str(), attempt).await?;
         let value = wire::required(answer.result, "result");
-        read(answer.state, value).map_err(|error| bad_answer(&what, &error))
+        self.read(volume, freshness, answer.state, value).map_err(|error| bad_answer(&what, &error))
     }
 
     /// Many inodes, at most 4,096, all at one seq, in the order asked.
@@ -57,14 +58,16 @@ impl NamespaceClient {
         freshness: impl Into<Freshness>,
     ) -> Result<Read<Vec<Result<Found, Errno>>>, ClientError> {
         let what = format!("stat of {} paths in {volume}", at.len());
-        let consistency = Some(freshness.into().into_wire());
+        let freshness = self.in_line(volume, freshness.into());
+        let consistency = Some(freshness.into_wire());
         let message = v1::StatManyRequest { volume: volume.0, at: wire::all_into(at), consistency };
         let attempt = |node: super::Node, limit| {
             let request = self.request(message.clone(), limit);
             async move { node.namespace().stat_many(request).await }
         };
         let answer = self.try_all(what.as_str(), attempt).await?;
-        read(answer.state, wire::all(answer.results)).map_err(|error| bad_answer(&what, &error))
+        let value = wire::all(answer.results);
+        self.read(volume, freshness, answer.state, value).map_err(|error| bad_answer(&what, &error))
     }
 
     /// A page of a directory in the byte order of names. `Ok` with an [`Errno`] inside if it cannot be listed.
@@ -79,13 +82,14 @@ impl NamespaceClient {
         freshness: impl Into<Freshness>,
     ) -> Result<Read<Result<Page, Errno>>, ClientError> {
         let what = format!("list {} in {volume}", shown(&dir.path));
+        let freshness = self.in_line(volume, freshness.into());
         let message = v1::ListRequest {
             volume: volume.0,
             at: Some(dir.into_wire()),
             after: page.after,
             limit: page.limit,
             plus: page.plus,
-            consistency: Some(freshness.into().into_wire()),
+            consistency: Some(freshness.into_wire()),
         };
         let attempt = |node: super::Node, limit| {
             let request = self.request(message.clone(), limit);
@@ -96,14 +100,14 @@ impl NamespaceClient {
             0 => wire::all(answer.entries).map(|entries| Ok(Page { entries, more: answer.more })),
             errno => Errno::from_wire(errno).map(Err),
         };
-        read(answer.state, value).map_err(|error| bad_answer(&what, &error))
+        self.read(volume, freshness, answer.state, value).map_err(|error| bad_answer(&what, &error))
     }
 
     /// Everything below a directory (the directory itself first), with inodes if `plus`, all at one seq unless the stream
     /// had to move to another node (then later batches show a later seq, and go on after the last path). For bulk readers.
     #[must_use]
     pub fn walk(&self, volume: VolumeId, at: At, plus: bool, freshness: impl Into<Freshness>) -> Walk {
-        Walk::new(self.clone(), volume, at, plus, freshness.into())
+        Walk::new(self.clone(), volume, at, plus, self.in_line(volume, freshness.into()))
     }
 
     /// Where an absolute path of the namespace leads, by the mounts as the answering node knows them; what it does not
@@ -121,8 +125,18 @@ impl NamespaceClient {
         let answer = self.try_all(what.as_str(), attempt).await?;
         wire::required(answer.place, "place").map_err(|error| bad_answer(&what, &error))
     }
-}
 
-fn read<T>(state: Option<v1::ReadState>, value: Result<T, WireError>) -> Result<Read<T>, WireError> {
-    Ok(Read { state: wire::required::<ReadState>(state, "state")?, value: value? })
+    fn read<T>(
+        &self,
+        volume: VolumeId,
+        freshness: Freshness,
+        state: Option<v1::ReadState>,
+        value: Result<T, WireError>,
+    ) -> Result<Read<T>, WireError> {
+        let state = wire::required::<ReadState>(state, "state")?;
+        if freshness.at.is_none() && !self.saw(volume, state.seq) {
+            return Err(WireError::bad("state", "it is of a line of the volume that a promotion has ended"));
+        }
+        Ok(Read { state, value: value? })
+    }
 }

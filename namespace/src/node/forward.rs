@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use causeway_base::{NodeId, RetryClass, Seq, VolumeId};
 use causeway_namespace_core::command::{Outcome, Request};
+use causeway_namespace_core::lineage::Lineage;
 use causeway_proto::peer::v1 as proto;
 use tokio::time::Instant;
 
@@ -124,6 +125,18 @@ impl Forward {
         }
     }
 
+    /// The line that this node follows, as a message.
+    fn line(&self, group: VolumeId) -> Option<proto::Lineage> {
+        wire::lineage_message(self.groups.lineage(group))
+    }
+
+    /// A peer follows a greater line: this node's ends.
+    async fn heard(&self, group: VolumeId, lineage: Lineage, from: NodeId) {
+        if let Err(error) = self.groups.fence(group, lineage, from).await {
+            tracing::error!(%group, error = rpc::chain(&error), "a fence was not written");
+        }
+    }
+
     /// One hop. The inner error says that it surely did not happen there.
     async fn propose_at(
         &self,
@@ -132,7 +145,7 @@ impl Forward {
         request: &Request,
         deadline: Duration,
     ) -> Result<Result<Proposed, Elsewhere>, Error> {
-        let message = proto::ProposeRequest { group: group.0, request: request.encode() };
+        let message = proto::ProposeRequest { group: group.0, request: request.encode(), lineage: self.line(group) };
         let request = self.peers.request(message, Some(deadline));
         let mut stub = match self.peers.control(node) {
             Ok(stub) => stub,
@@ -142,6 +155,10 @@ impl Forward {
             Ok(answer) => answer.into_inner(),
             Err(status) => {
                 let reason = rpc::message_of(&status);
+                if let Some(lineage) = rpc::fenced_by(&status) {
+                    self.heard(group, lineage, node).await;
+                    return Ok(Err(Elsewhere::Unreached(reason)));
+                }
                 return match rpc::class_of(&status) {
                     RetryClass::Transient => Ok(Err(Elsewhere::Unreached(reason))),
                     RetryClass::Refused => Err(Error::Invalid(format!("{node} refused: {reason}"))),
@@ -193,8 +210,17 @@ impl Forward {
         group: VolumeId,
         deadline: Duration,
     ) -> Result<Result<Seq, Option<NodeId>>, LinkError> {
-        let request = self.peers.request(proto::ReadIndexRequest { group: group.0 }, Some(deadline));
-        let answer = self.peers.control(node)?.read_index(request).await.map_err(|status| link_error(&status))?;
+        let request =
+            self.peers.request(proto::ReadIndexRequest { group: group.0, lineage: self.line(group) }, Some(deadline));
+        let answer = match self.peers.control(node)?.read_index(request).await {
+            Ok(answer) => answer,
+            Err(status) => {
+                if let Some(lineage) = rpc::fenced_by(&status) {
+                    self.heard(group, lineage, node).await;
+                }
+                return Err(link_error(&status));
+            }
+        };
         use proto::read_index_response::Result as Answer;
         match answer.into_inner().result {
             Some(Answer::Seq(seq)) => Ok(Ok(Seq(seq))),
@@ -218,6 +244,7 @@ pub(crate) fn propose_error(group: VolumeId, error: ProposeError) -> Error {
         ProposeError::Overloaded => Error::Overloaded(group),
         ProposeError::Full => Error::Full(group),
         ProposeError::Refused(reason) => Error::Invalid(reason),
+        error @ ProposeError::Fenced(_) => Error::NoLeader { group, waited: Duration::ZERO, last: error.to_string() },
         error @ ProposeError::Unknown => Error::Unknown { group, reason: error.to_string() },
         // It may have waited in the group when that stopped.
         ProposeError::Stopped(reason) => Error::Unknown { group, reason: format!("the group is stopped: {reason}") },

@@ -1,11 +1,13 @@
 //! The namespace of a node: its groups, the way to their leaders, and what is asked of them.
 
+mod aside;
 pub(crate) mod forward;
 pub(crate) mod join;
 pub(crate) mod manage;
 mod mounts;
 mod mutate;
 mod placement;
+mod promote;
 mod reads;
 pub(crate) mod replica;
 mod status;
@@ -41,6 +43,8 @@ use crate::upkeep::StoreKeeper;
 use causeway_namespace_raft::wal::WalOptions;
 use causeway_namespace_raft::{Group, Groups, GroupsConfig};
 
+pub use self::aside::{AsideLine, AsideSeq};
+pub use self::promote::Promoted;
 pub use self::reads::Snapshot;
 pub(crate) use self::reads::found as reads_found;
 

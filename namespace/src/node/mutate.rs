@@ -114,6 +114,7 @@ impl Namespace {
         body: RequestBody,
         deadline: Duration,
     ) -> Result<Proposed, Error> {
+        self.check_fence(volume.id)?;
         let request = Request { at: self.clock.now(), body };
         self.forward.propose(volume.id, &volume.spec.voters, &request, deadline).await
     }

@@ -11,6 +11,7 @@ use causeway_namespace_core::records::{ReadError, Records};
 use causeway_namespace_core::root::VolumeRecord;
 use tokio::time::Instant;
 
+use super::replica::view_error;
 use super::{Namespace, blocking};
 use crate::entry::{Entry, Found, Page, Place};
 use crate::error::Error;
@@ -50,6 +51,16 @@ impl Namespace {
         deadline: Duration,
     ) -> Result<Snapshot, Error> {
         let started = Instant::now();
+        if volume.0 >> 63 == 1 {
+            let view = self.aside_view(volume).await?;
+            let freshness = freshness.into();
+            let view = match freshness.at {
+                Some(at) => view.at(at).map_err(|error| view_error(volume, error))?,
+                None => view,
+            };
+            let state = ReadState { seq: view.seq(), age: None, node: self.id() };
+            return Ok(Snapshot { view, state });
+        }
         let replica = match self.replica(volume) {
             Some(replica) => replica,
             None => self.find_replica(volume, deadline).await?,

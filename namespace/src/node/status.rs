@@ -132,6 +132,7 @@ impl Namespace {
 fn report(status: GroupStatus) -> GroupReport {
     GroupReport {
         volume: status.group,
+        lineage: status.lineage,
         leader: status.leader,
         term: status.term,
         last_log: status.last_log,

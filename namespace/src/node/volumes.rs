@@ -28,13 +28,56 @@ const CHUNK_BYTES_AVG: u32 = 64 << 10;
 impl Namespace {
     /// Starts the root group, and the task that follows its tables.
     pub(super) async fn start_root(self: &Arc<Self>) -> Result<(), JoinError> {
-        let founders = &self.config.founders;
-        let voters = founders.iter().map(|node| (*node, ())).collect();
-        let spec = GroupSpec { voters, home: None, bootstrap: founders.contains(&self.id()) };
-        let root = self.start_group(VolumeId::ROOT, spec).await.map_err(JoinError::Failed)?;
+        let root = self.start_root_line().await.map_err(JoinError::Failed)?;
         self.tasks.spawn(follow(self.clone(), root));
         self.tasks.spawn(placement::run(self.clone()));
         Ok(())
+    }
+
+    /// Starts the line of the root group that this node follows.
+    async fn start_root_line(&self) -> Result<Arc<Group>, String> {
+        let lineage = self.groups.lineage(VolumeId::ROOT);
+        if !lineage.is_first() {
+            self.refound_root().await?;
+            return self.start_group(VolumeId::ROOT, GroupSpec { lineage, ..GroupSpec::default() }).await;
+        }
+        let founders = &self.config.founders;
+        let voters = founders.iter().map(|node| (*node, ())).collect();
+        let spec = GroupSpec { voters, bootstrap: founders.contains(&self.id()), ..GroupSpec::default() };
+        self.start_group(VolumeId::ROOT, spec).await
+    }
+
+    /// Says that a group's line has ended here, before anything is done for it.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`].
+    pub(crate) fn check_fence(&self, id: VolumeId) -> Result<(), Error> {
+        let Some(fence) = self.groups.fence_of(id) else { return Ok(()) };
+        let runs = self.group(id).is_some_and(|group| group.lineage() == fence.lineage);
+        if runs || self.catalog().lineage(id) == fence.lineage {
+            return Ok(());
+        }
+        Err(Error::Fenced { group: id, lineage: fence.lineage, by: fence.by })
+    }
+
+    /// What the root group decided of a volume's line, before the volume runs here: a lesser line is ended, and what this
+    /// node founds is made. `false` if this node knows of a greater line than its tables have: it waits for them.
+    async fn follow_line(&self, volume: &VolumeRecord, catalog: &Catalog) -> Result<bool, String> {
+        let (id, decided) = (volume.id, catalog.lineage(volume.id));
+        if decided < self.groups.lineage(id) {
+            return Ok(false);
+        }
+        if decided.is_first() {
+            return Ok(true);
+        }
+        self.groups.fence(id, decided, self.id()).await.map_err(|error| rpc::chain(&error))?;
+        if let Some(promotion) = catalog.promotions.get(&id)
+            && decided.founder == self.id()
+            && volume.members.contains(&self.id())
+        {
+            self.refound_volume(id, promotion).await?;
+        }
+        Ok(true)
     }
 
     async fn start_group(&self, id: VolumeId, spec: GroupSpec) -> Result<Arc<Group>, String> {
@@ -51,6 +94,19 @@ impl Namespace {
     async fn start_volumes(&self, catalog: &Catalog) -> bool {
         let mut all = true;
         for volume in catalog.volumes.values() {
+            match self.follow_line(volume, catalog).await {
+                Ok(follows) => {
+                    self.forget_fenced(volume.id);
+                    if !follows {
+                        continue;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(volume = %volume.id, error, "the promotion of a volume is not followed, trying again");
+                    all = false;
+                    continue;
+                }
+            }
             let runs = self.replica(volume.id).is_some();
             if !volume.members.contains(&self.id()) {
                 if runs {
@@ -76,6 +132,14 @@ impl Namespace {
             }
         }
         all
+    }
+
+    /// Lets go of a replica whose line has ended.
+    fn forget_fenced(&self, id: VolumeId) {
+        let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        if replicas.get(&id).is_some_and(|replica| replica.group.lineage() < self.groups.lineage(id)) {
+            replicas.remove(&id);
+        }
     }
 
     /// Waits until the catalog is at least at `seq`, or the node shuts down.
@@ -284,6 +348,7 @@ impl Namespace {
     /// The replica of a volume that this node should have, though it may just be starting.
     pub(super) async fn find_replica(&self, id: VolumeId, deadline: Duration) -> Result<Arc<Replica>, Error> {
         let started = Instant::now();
+        self.check_fence(id)?;
         if id != VolumeId::ROOT {
             let volume = self.find_volume(id, deadline).await?;
             if !volume.members.contains(&self.id()) {
@@ -312,38 +377,62 @@ impl Namespace {
 }
 
 /// Follows the root group's tables: catalog, addresses of peers, volumes that are here.
-async fn follow(namespace: Arc<Namespace>, root: Arc<Group>) {
+async fn follow(namespace: Arc<Namespace>, mut root: Arc<Group>) {
     let mut applied = root.watch_applied();
+    let mut fences = namespace.groups.watch_fences();
     let mut pause = Pause::new();
     loop {
         applied.borrow_and_update();
+        fences.borrow_and_update();
+        let mut all = true;
+        if root.lineage() < namespace.groups.lineage(VolumeId::ROOT) {
+            match namespace.start_root_line().await {
+                Ok(started) => {
+                    root = started;
+                    applied = root.watch_applied();
+                    applied.borrow_and_update();
+                }
+                Err(error) => {
+                    tracing::error!(error, "the root group's new line does not start here, trying again");
+                    all = false;
+                }
+            }
+        }
         let group = root.clone();
         let read = move || {
             let view = group.view().map_err(|error| error.to_string())?;
             Catalog::read(&view, view.seq()).map_err(|error| error.to_string())
         };
-        let all = match blocking(read).await {
+        match blocking(read).await {
             Ok(catalog) => {
-                let catalog = Arc::new(catalog);
-                namespace.peers.update(catalog.nodes.values());
-                namespace.catalog.send_replace(catalog.clone());
-                namespace.start_volumes(&catalog).await
+                // A new line is blank here at first: what was known stays until it has come.
+                let behind = catalog.cluster.is_none() && namespace.catalog().cluster.is_some();
+                let catalog = if behind { namespace.catalog() } else { Arc::new(catalog) };
+                if !behind {
+                    namespace.peers.update(catalog.nodes.values());
+                    namespace.catalog.send_replace(catalog.clone());
+                }
+                all &= namespace.start_volumes(&catalog).await;
             }
             Err(error) => {
                 tracing::error!(error, "the root group's tables cannot be read, trying again");
-                false
+                all = false;
             }
-        };
+        }
         if all {
             pause = Pause::new();
         } else {
             if !pause.wait(&namespace.stop).await {
                 return;
             }
-            applied.mark_changed();
+            fences.mark_changed();
         }
         tokio::select! {
-            changed = applied.changed() => if changed.is_err() { return },
+            // A group that was fenced tells nothing more; then the fences do.
+            changed = applied.changed() => if changed.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            },
+            _ = fences.changed() => {}
             () = namespace.stop.cancelled() => return,
         }
     }
@@ -351,5 +440,6 @@ async fn follow(namespace: Arc<Namespace>, root: Arc<Group>) {
 
 fn group_spec(volume: &VolumeRecord, catalog: &Catalog, own: NodeId) -> GroupSpec {
     let voters: BTreeMap<NodeId, ()> = volume.founders.iter().map(|node| (*node, ())).collect();
-    GroupSpec { home: placement::home_of(volume, catalog), bootstrap: voters.contains_key(&own), voters }
+    let lineage = catalog.lineage(volume.id);
+    GroupSpec { home: placement::home_of(volume, catalog), bootstrap: voters.contains_key(&own), voters, lineage }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use causeway_base::{NodeId, Seq, VolumeId};
+use causeway_namespace_core::audit::By;
 use causeway_namespace_core::root::{RootOp, RootOutcome, TopologyRecord};
 use causeway_namespace_core::{encode, query};
 use causeway_proto::v1::{self, admin_server};
@@ -193,6 +194,42 @@ impl admin_server::Admin for Service {
         let found = blocking(move || query::audit(&root.view, before, limit)).await.map_err(Error::Read)?;
         let entry = |(number, record)| v1::AuditEntry { number, record: encode::to_bytes(&record) };
         Ok(Response::new(v1::AuditResponse { entries: found.into_iter().map(entry).collect() }))
+    }
+
+    async fn volume_promote(
+        &self,
+        request: Request<v1::VolumePromoteRequest>,
+    ) -> Result<Response<v1::VolumePromoteResponse>, Status> {
+        let admitted = self.guard.lasting(&request)?;
+        let v1::VolumePromoteRequest { name, site, root, reason } = request.into_inner();
+        let site = wire::site(site, "site").map_err(rpc::invalid)?;
+        let by = By { reason, ..self.namespace.by(admitted.peer.to_string()) };
+        let namespace = self.namespace.clone();
+        let promoted = namespace.promote_volume(&name, &site, root, by, admitted.deadline).await?;
+        Ok(Response::new(v1::VolumePromoteResponse {
+            volume: Some(promoted.volume.into_wire()),
+            promotion: encode::to_bytes(&promoted.promotion),
+            root: promoted.root.map(|root| encode::to_bytes(&root)).unwrap_or_default(),
+            already: promoted.already,
+        }))
+    }
+
+    async fn volume_aside(
+        &self,
+        request: Request<v1::VolumeAsideRequest>,
+    ) -> Result<Response<v1::VolumeAsideResponse>, Status> {
+        let admitted = self.guard.client(&request)?;
+        let v1::VolumeAsideRequest { name, node, lineage, after } = request.into_inner();
+        let node = wire::node_or_none(node);
+        if lineage.is_empty() {
+            let lines = self.namespace.aside_lines(&name, node, admitted.deadline).await?;
+            let lines = lines.into_iter().map(wire::aside_line_message).collect();
+            return Ok(Response::new(v1::VolumeAsideResponse { lines, end: true, ..Default::default() }));
+        }
+        let lineage = wire::lineage_from(&lineage, "lineage").map_err(rpc::invalid)?;
+        let found = self.namespace.aside_seqs(&name, node, lineage, Seq(after), admitted.deadline).await?;
+        let seqs = found.0.into_iter().map(wire::aside_seq_message).collect();
+        Ok(Response::new(v1::VolumeAsideResponse { seqs, end: found.1, ..Default::default() }))
     }
 
     async fn sync_wait(&self, request: Request<v1::SyncWaitRequest>) -> Result<Response<v1::SyncWaitResponse>, Status> {

@@ -187,7 +187,7 @@ fn read(group: &Group, place: FeedPlace, prefix: &[u8]) -> Result<(Vec<FeedBatch
 }
 
 /// The events of one commit: what differs between the states before and after it.
-fn events(view: &StateView, changed: &SeqChanges) -> Result<Vec<FeedEvent>, ViewError> {
+pub(crate) fn events(view: &StateView, changed: &SeqChanges) -> Result<Vec<FeedEvent>, ViewError> {
     let (seq, at) = (changed.seq, changed.time);
     let (before, after) = (view.at(Seq(seq.0.saturating_sub(1)))?, view.at(seq)?);
     let keys = changed.keys.iter().map(|(key, name)| (key, name.as_ref()));

@@ -8,6 +8,8 @@ mod namespace;
 mod peer;
 mod walk;
 
+pub(crate) use changes::events as seq_events;
+
 use std::sync::Arc;
 
 use causeway_namespace_raft::link::MESSAGE_BYTES_MAX as RAFT_BYTES_MAX;

@@ -1,8 +1,8 @@
 //! What nodes ask of each other.
 
-use causeway_base::{NodeId, RetryClass, VolumeId};
+use causeway_base::{NodeId, RetryClass, Seq, VolumeId};
 use causeway_namespace_core::command::Request as Proposal;
-use causeway_namespace_core::query;
+use causeway_namespace_core::{encode, query};
 use causeway_proto::peer::v1::{self, hello_response::Registration, peer_server};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -69,6 +69,7 @@ impl peer_server::Peer for Service {
         let message = request.into_inner();
         let proposal = Proposal::decode(&message.request).map_err(rpc::invalid)?;
         let id = VolumeId(message.group);
+        self.check_line(caller.node, id, message.lineage).await?;
         let group = self.namespace.group(id).ok_or_else(|| not_here(id))?;
         let answer = match group.propose(proposal, deadline).await {
             Ok(proposed) => Answer::Committed(Committed { seq: proposed.seq.0, outcome: proposed.outcome.encode() }),
@@ -85,7 +86,9 @@ impl peer_server::Peer for Service {
         use v1::read_index_response::Result as Answer;
         let caller = self.guard.node(&request)?;
         let deadline = caller.deadline.ok_or_else(|| rpc::invalid("the call has no deadline (grpc-timeout)"))?;
-        let id = VolumeId(request.into_inner().group);
+        let message = request.into_inner();
+        let id = VolumeId(message.group);
+        self.check_line(caller.node, id, message.lineage).await?;
         let group = self.namespace.group(id).ok_or_else(|| not_here(id))?;
         let answer = match group.read_index(deadline).await {
             Ok(seq) => Answer::Seq(seq.0),
@@ -96,9 +99,24 @@ impl peer_server::Peer for Service {
         };
         Ok(Response::new(v1::ReadIndexResponse { result: Some(answer) }))
     }
+
+    async fn promote(&self, request: Request<v1::PromoteRequest>) -> Result<Response<v1::PromoteResponse>, Status> {
+        let caller = self.guard.node(&request)?;
+        let deadline = caller.deadline.ok_or_else(|| rpc::invalid("the call has no deadline (grpc-timeout)"))?;
+        let v1::PromoteRequest { group, site, last, by } = request.into_inner();
+        let site = wire::site(site, "site").map_err(rpc::invalid)?;
+        let by = encode::from_bytes(&by, encode::RECORD_BYTES_MAX).map_err(rpc::invalid)?;
+        let promoted = self.namespace.promote_here(VolumeId(group), &site, Seq(last), by, deadline).await?;
+        Ok(Response::new(v1::PromoteResponse { record: encode::to_bytes(&promoted) }))
+    }
 }
 
 impl Service {
+    /// A proposal or read of a line that has ended is refused, and a greater line ends this node's.
+    async fn check_line(&self, from: NodeId, id: VolumeId, line: Option<v1::Lineage>) -> Result<(), Status> {
+        self.namespace.groups.check_line(from, id, wire::lineage(line)).await.map_err(not_handled)
+    }
+
     /// What this node can say of another's registration: by the root group asked linearizably, or that this node's root
     /// log never saw a commit.
     async fn registration(&self, node: NodeId, deadline: std::time::Duration) -> Result<Registration, Error> {
@@ -111,7 +129,7 @@ impl Service {
             });
         };
         // The initial membership is the first entry; anything after it came from a leader.
-        if root.status().last_log.0 <= 1 {
+        if root.lineage().is_first() && root.status().last_log.0 <= 1 {
             return Ok(Registration::Pristine(Pristine {}));
         }
         let snapshot = match self.namespace.snapshot(VolumeId::ROOT, Consistency::Linearizable, deadline).await {
@@ -135,6 +153,9 @@ fn not_here(group: VolumeId) -> Status {
 }
 
 fn not_handled(error: HandleError) -> Status {
+    if let HandleError::Fenced { group, lineage } = error {
+        return rpc::fenced(group, lineage);
+    }
     let code = match error {
         HandleError::UnknownGroup(_) | HandleError::Stopped(_) | HandleError::Full => Code::FailedPrecondition,
         HandleError::Impostor { .. } => Code::PermissionDenied,

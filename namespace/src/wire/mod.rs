@@ -13,11 +13,13 @@ mod upkeep;
 
 use std::time::Duration;
 
-use causeway_base::{NodeId, Seq, SiteName, VolumeId};
+use causeway_base::{Epoch, NodeId, Seq, SiteName, Timestamp, VolumeId};
+use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_raft::link::PeerRequest;
 use causeway_proto::peer::v1 as peer;
 use causeway_proto::v1;
 
+use crate::node::{AsideLine, AsideSeq};
 use crate::read::{Consistency, Freshness, ReadState};
 
 /// Why a message is not what it should be. Its text goes back to the sender.
@@ -142,13 +144,81 @@ impl Wire for ReadState {
 
 /// A Raft request to a peer.
 pub(crate) fn call_request(request: PeerRequest) -> peer::CallRequest {
-    peer::CallRequest { group: request.group.0, kind: u32::from(request.kind), payload: request.payload }
+    let lineage = lineage_message(request.lineage);
+    peer::CallRequest { group: request.group.0, kind: u32::from(request.kind), payload: request.payload, lineage }
 }
 
 /// A Raft request from a peer.
 pub(crate) fn peer_request(message: peer::CallRequest) -> Result<PeerRequest, WireError> {
     let kind = u8::try_from(message.kind).map_err(|_| WireError::bad("kind", message.kind))?;
-    Ok(PeerRequest { group: VolumeId(message.group), kind, payload: message.payload })
+    let lineage = lineage(message.lineage);
+    Ok(PeerRequest { group: VolumeId(message.group), lineage, kind, payload: message.payload })
+}
+
+/// A line of a group's history; the first is left out.
+pub(crate) fn lineage_message(lineage: Lineage) -> Option<peer::Lineage> {
+    let message = peer::Lineage {
+        root_epoch: lineage.root_epoch.0,
+        root_founder: lineage.root_founder.0,
+        epoch: lineage.epoch.0,
+        founder: lineage.founder.0,
+    };
+    (!lineage.is_first()).then_some(message)
+}
+
+/// A line of a group's history from a peer.
+pub(crate) fn lineage(message: Option<peer::Lineage>) -> Lineage {
+    let message = message.unwrap_or_default();
+    Lineage {
+        root_epoch: Epoch(message.root_epoch),
+        root_founder: NodeId(message.root_founder),
+        epoch: Epoch(message.epoch),
+        founder: NodeId(message.founder),
+    }
+}
+
+/// A line of a group's history as text; the first is empty.
+pub(crate) fn lineage_text(lineage: Lineage) -> String {
+    if lineage.is_first() { String::new() } else { lineage.to_string() }
+}
+
+/// A line of a group's history from text.
+pub(crate) fn lineage_from(text: &str, field: &'static str) -> Result<Lineage, WireError> {
+    if text.is_empty() { Ok(Lineage::default()) } else { text.parse().map_err(|error| WireError::bad(field, error)) }
+}
+
+/// A line that a node has left.
+pub(crate) fn aside_line(message: v1::AsideLine) -> Result<AsideLine, WireError> {
+    Ok(AsideLine {
+        lineage: lineage_from(&message.lineage, "lineage")?,
+        volume: VolumeId(message.volume),
+        fork: (message.fork != 0).then_some(Seq(message.fork)),
+        applied: Seq(message.applied),
+        last: Seq(message.last),
+    })
+}
+
+/// As [`aside_line`], as a message.
+pub(crate) fn aside_line_message(line: AsideLine) -> v1::AsideLine {
+    v1::AsideLine {
+        lineage: line.lineage.to_string(),
+        volume: line.volume.0,
+        fork: line.fork.map_or(0, |seq| seq.0),
+        applied: line.applied.0,
+        last: line.last.0,
+    }
+}
+
+/// A seq of a line that a node has left.
+pub(crate) fn aside_seq(message: v1::AsideSeq) -> AsideSeq {
+    let at = (message.at != 0).then_some(Timestamp(message.at));
+    AsideSeq { seq: Seq(message.seq), at, applied: message.applied, changes: message.changes }
+}
+
+/// As [`aside_seq`], as a message.
+pub(crate) fn aside_seq_message(seq: AsideSeq) -> v1::AsideSeq {
+    let at = seq.at.map_or(0, |at| at.0);
+    v1::AsideSeq { seq: seq.seq.0, at, applied: seq.applied, changes: seq.changes }
 }
 
 /// The first message of a Raft stream.

@@ -73,11 +73,13 @@ impl Wire for GroupReport {
             purged: self.purged.0,
             oldest_view: self.oldest_view.0,
             learners: self.learners.into_iter().map(|node| node.0).collect(),
+            lineage: super::lineage_text(self.lineage),
         }
     }
 
     fn from_wire(message: v1::GroupStatus) -> Result<Self, WireError> {
         Ok(Self {
+            lineage: super::lineage_from(&message.lineage, "lineage")?,
             volume: VolumeId(message.volume),
             leader: node_or_none(message.leader),
             term: message.term,

@@ -106,7 +106,7 @@ async fn hello_like_call(cluster: &Cluster, peer: &PeerId, claimed: u64, store: 
     if let Err(status) = stub.hello(hello).await {
         return status;
     }
-    let mut read = Request::new(causeway_proto::peer::v1::ReadIndexRequest { group: 0 });
+    let mut read = Request::new(causeway_proto::peer::v1::ReadIndexRequest { group: 0, lineage: None });
     read.set_timeout(LONG);
     stamp(read.metadata_mut());
     stub.read_index(read).await.unwrap_err()

@@ -1477,6 +1477,91 @@ pub mod namespace_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumePromoteRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub site: ::prost::alloc::string::String,
+    /// The root group as well, if it has lost its majority too.
+    #[prost(bool, tag = "3")]
+    pub root: bool,
+    /// For the audit.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumePromoteResponse {
+    #[prost(message, optional, tag = "1")]
+    pub volume: ::core::option::Option<Volume>,
+    /// As the root group stores it (docs/formats/records.md).
+    #[prost(bytes = "bytes", tag = "2")]
+    pub promotion: ::prost::bytes::Bytes,
+    /// Of the root group, if it was promoted too; else empty.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub root: ::prost::bytes::Bytes,
+    /// It was promoted there before.
+    #[prost(bool, tag = "4")]
+    pub already: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeAsideRequest {
+    /// Empty: the root group.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Which node; 0: the one that is asked.
+    #[prost(uint64, tag = "2")]
+    pub node: u64,
+    /// Empty: the lines that the node left. Else: what this one has behind its fork.
+    #[prost(string, tag = "3")]
+    pub lineage: ::prost::alloc::string::String,
+    /// Only seqs above.
+    #[prost(uint64, tag = "4")]
+    pub after: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VolumeAsideResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub lines: ::prost::alloc::vec::Vec<AsideLine>,
+    #[prost(message, repeated, tag = "2")]
+    pub seqs: ::prost::alloc::vec::Vec<AsideSeq>,
+    /// Nothing follows.
+    #[prost(bool, tag = "3")]
+    pub end: bool,
+}
+/// A line that a node has left.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AsideLine {
+    #[prost(string, tag = "1")]
+    pub lineage: ::prost::alloc::string::String,
+    /// Under which id its state is read.
+    #[prost(uint64, tag = "2")]
+    pub volume: u64,
+    /// What followed it took over everything up to here; 0: not known here.
+    #[prost(uint64, tag = "3")]
+    pub fork: u64,
+    /// The state's seq.
+    #[prost(uint64, tag = "4")]
+    pub applied: u64,
+    /// The newest seq in the log.
+    #[prost(uint64, tag = "5")]
+    pub last: u64,
+}
+/// A seq of a line that was left.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AsideSeq {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// Nanoseconds since 1970, by the proposer's clock; 0: not known.
+    #[prost(int64, tag = "2")]
+    pub at: i64,
+    /// Whether it was known to be committed.
+    #[prost(bool, tag = "3")]
+    pub applied: bool,
+    /// What it changed, for people: an operation and paths.
+    #[prost(string, repeated, tag = "4")]
+    pub changes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AuditRequest {
     /// Only records of lower numbers; 0: all.
@@ -1755,6 +1840,9 @@ pub struct GroupStatus {
     pub oldest_view: u64,
     #[prost(uint64, repeated, tag = "13")]
     pub learners: ::prost::alloc::vec::Vec<u64>,
+    /// Which line of the group's history (docs/formats/lineage.md); empty: the first.
+    #[prost(string, tag = "14")]
+    pub lineage: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StoreStats {
@@ -2517,6 +2605,56 @@ pub mod admin_client {
             req.extensions_mut().insert(GrpcMethod::new("causeway.v1.Admin", "Audit"));
             self.inner.unary(req, path, codec).await
         }
+        /// Break glass: a volume whose majority is gone goes on with what a site has of it (docs/promotion.md).
+        pub async fn volume_promote(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VolumePromoteRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VolumePromoteResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Admin/VolumePromote",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Admin", "VolumePromote"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What a node kept of the lines of a volume that promotions ended.
+        pub async fn volume_aside(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VolumeAsideRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VolumeAsideResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Admin/VolumeAside",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Admin", "VolumeAside"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2652,6 +2790,22 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::AuditRequest>,
         ) -> std::result::Result<tonic::Response<super::AuditResponse>, tonic::Status>;
+        /// Break glass: a volume whose majority is gone goes on with what a site has of it (docs/promotion.md).
+        async fn volume_promote(
+            &self,
+            request: tonic::Request<super::VolumePromoteRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VolumePromoteResponse>,
+            tonic::Status,
+        >;
+        /// What a node kept of the lines of a volume that promotions ended.
+        async fn volume_aside(
+            &self,
+            request: tonic::Request<super::VolumeAsideRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VolumeAsideResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct AdminServer<T> {
@@ -3410,6 +3564,94 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AuditSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Admin/VolumePromote" => {
+                    #[allow(non_camel_case_types)]
+                    struct VolumePromoteSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::VolumePromoteRequest>
+                    for VolumePromoteSvc<T> {
+                        type Response = super::VolumePromoteResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VolumePromoteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::volume_promote(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VolumePromoteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Admin/VolumeAside" => {
+                    #[allow(non_camel_case_types)]
+                    struct VolumeAsideSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::VolumeAsideRequest>
+                    for VolumeAsideSvc<T> {
+                        type Response = super::VolumeAsideResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VolumeAsideRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::volume_aside(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VolumeAsideSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -173,6 +173,48 @@ pub enum ConfigCommand {
 /// `volume …`
 #[derive(Debug, Subcommand)]
 pub enum VolumeCommand {
+    /// Break glass: goes on with what a site has of a volume whose majority is gone. Acknowledged writes may be lost; they are
+    /// listed as far as they are known. Refused while a majority of the voters answers.
+    #[command(after_help = "\
+Example:
+  causeway volume promote data --at westeurope --confirm data --root --reason 'zurich burnt down'
+
+Make sure that the other side is down: as long as it does not hear of the promotion it may go on acknowledging writes, which
+are then only kept aside. Afterwards it is fenced for ever; its nodes follow the promoted volume when they come back.")]
+    Promote {
+        /// Its name.
+        name: String,
+        /// The site that goes on.
+        #[arg(long = "at")]
+        site: SiteName,
+        /// The volume's name once more; asked for at a terminal.
+        #[arg(long, value_name = "NAME")]
+        confirm: Option<String>,
+        /// Promote the root group (topology, nodes, volumes) before it, if it has lost its majority too.
+        #[arg(long)]
+        root: bool,
+        /// Why, for the audit.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// What nodes keep of a volume from before it was promoted: the seqs behind the fork, each with its time and paths.
+    #[command(after_help = "\
+Examples:
+  causeway volume aside data
+  causeway volume aside data --node 1 --export ./before      the tree as that node had it, with every file whose bytes are left")]
+    Aside {
+        /// Its name; empty for the root group.
+        name: String,
+        /// Only this node.
+        #[arg(long, value_name = "ID")]
+        node: Option<u64>,
+        /// Of the lines that were left, this one (default: all of a list, the newest of an export).
+        #[arg(long)]
+        line: Option<String>,
+        /// Copy the tree of that state to a new folder.
+        #[arg(long, value_name = "DIR", requires = "node")]
+        export: Option<PathBuf>,
+    },
     /// Creates a volume.
     #[command(after_help = "\
 Example:

@@ -1,12 +1,13 @@
 //! Operations of the root group that people asked for, recorded with what they did.
 
-use causeway_base::Timestamp;
+use causeway_base::{Timestamp, VolumeId};
 
 use super::cluster;
 use super::transaction::Transaction;
 use crate::audit::{AuditAction, AuditRange, AuditRecord, By, REASON_BYTES_MAX, RECORDS_MAX, WHO_BYTES_MAX};
 use crate::command::Outcome;
 use crate::key;
+use crate::promotion::PromotionRecord;
 use crate::records::ReadError;
 use crate::root::{RootOp, RootOutcome, VolumeRecord};
 
@@ -22,26 +23,34 @@ pub(super) fn apply(
         return Ok(Outcome::Invalid(message));
     }
     let before = match op {
-        RootOp::SetVolume { id, .. } => transaction.others.get::<VolumeRecord>(transaction.base, &key::volume(*id))?,
+        RootOp::SetVolume { id, .. } | RootOp::PromoteVolume { id, .. } => {
+            transaction.others.get::<VolumeRecord>(transaction.base, &key::volume(*id))?
+        }
         _ => None,
     };
     let outcome = cluster::apply(transaction, op)?;
     if transaction.others.has_changed()
-        && let Some(action) = action(op, &outcome, before.as_ref())
+        && let Some(action) = action(transaction, op, &outcome, before.as_ref())?
     {
         record(transaction, &AuditRecord { at, seq: transaction.seq, by: by.clone(), action })?;
     }
     Ok(Outcome::Root(outcome))
 }
 
-fn action(op: &RootOp, outcome: &RootOutcome, before: Option<&VolumeRecord>) -> Option<AuditAction> {
-    Some(match (op, outcome) {
+fn action(
+    transaction: &Transaction<'_>,
+    op: &RootOp,
+    outcome: &RootOutcome,
+    before: Option<&VolumeRecord>,
+) -> Result<Option<AuditAction>, ReadError> {
+    let promoted = |group| transaction.others.get::<PromotionRecord>(transaction.base, &key::promotion(group));
+    Ok(Some(match (op, outcome) {
         (RootOp::SetTopology { .. }, RootOutcome::Topology(version)) => AuditAction::TopologySet { version: *version },
         (RootOp::CreateVolume { spec }, RootOutcome::Volume(id)) => {
             AuditAction::VolumeCreated { id: *id, name: spec.name.clone(), home: spec.home.clone() }
         }
         (RootOp::SetVolume { spec, .. }, RootOutcome::Volume(id)) => {
-            let before = before?;
+            let Some(before) = before else { return Ok(None) };
             AuditAction::VolumeSet {
                 id: *id,
                 name: spec.name.clone(),
@@ -56,8 +65,18 @@ fn action(op: &RootOp, outcome: &RootOutcome, before: Option<&VolumeRecord>) -> 
         }
         (RootOp::RemoveNode { id }, RootOutcome::Done) => AuditAction::NodeRemoved { id: *id },
         (RootOp::Reseed { cluster, .. }, RootOutcome::Done) => AuditAction::Restored { epoch: cluster.epoch },
-        _ => return None,
-    })
+        (RootOp::PromoteVolume { id, .. }, RootOutcome::Promoted(_)) => match (before, promoted(*id)?) {
+            (Some(before), Some(promotion)) => {
+                AuditAction::VolumePromoted { id: *id, name: before.spec.name.clone(), promotion }
+            }
+            _ => return Ok(None),
+        },
+        (RootOp::PromoteRoot { .. }, RootOutcome::Promoted(_)) => match promoted(VolumeId::ROOT)? {
+            Some(promotion) => AuditAction::RootPromoted { promotion },
+            None => return Ok(None),
+        },
+        _ => return Ok(None),
+    }))
 }
 
 fn record(transaction: &mut Transaction<'_>, record: &AuditRecord) -> Result<(), ReadError> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use causeway_base::{NodeId, SiteName};
 
+use super::promotion::{self, Asked};
 use super::transaction::Transaction;
 use super::{topology, volumes};
 use crate::key;
@@ -69,6 +70,14 @@ pub(super) fn apply(transaction: &mut Transaction<'_>, op: &RootOp) -> Result<Ro
         RootOp::AddNode { site, grpc, quic, witness } => add_node(transaction, site, grpc, quic, *witness),
         RootOp::DrainNode { id, draining } => drain_node(transaction, *id, *draining),
         RootOp::RemoveNode { id } => remove_node(transaction, *id),
+        RootOp::PromoteVolume { id, before, site, founder, fork, last } => {
+            let asked = Asked { before: *before, site, founder: *founder, fork: *fork, last: *last };
+            promotion::volume(transaction, *id, &asked)
+        }
+        RootOp::PromoteRoot { before, site, founder, fork, last } => {
+            let asked = Asked { before: *before, site, founder: *founder, fork: *fork, last: *last };
+            promotion::root(transaction, &asked)
+        }
     };
     match result {
         Ok(outcome) => Ok(outcome),

@@ -23,6 +23,7 @@ mod manage;
 mod mounts;
 mod names;
 mod owners;
+mod promotion;
 mod quotas;
 mod rename;
 mod sessions;

@@ -115,6 +115,11 @@ pub(super) fn reseed(
         transaction.others.set::<VolumeId>(base, key::volume_by_name(&volume.spec.name), None)?;
         transaction.others.set::<VolumeId>(base, key::volume_by_mount(&volume.spec.mount), None)?;
     }
+    // The new nodes begin every group in its first line.
+    let (from, to) = key::table(key::PROMOTION);
+    while let Some((promoted, _)) = transaction.others.first(base, &from, &to)? {
+        transaction.others.set::<crate::promotion::PromotionRecord>(base, promoted, None)?;
+    }
     for (id, spec) in specs {
         let above = id.next().filter(|_| *id != VolumeId::ROOT);
         let above = above.ok_or_else(|| invalid(format!("{id} is not the id of a volume")))?;
@@ -146,7 +151,7 @@ fn insert(transaction: &mut Transaction<'_>, volume: &VolumeRecord, known: &Know
     Ok(())
 }
 
-fn check_spec(transaction: &Transaction<'_>, spec: &VolumeSpec, known: &Known) -> Result<(), RootFault> {
+pub(super) fn check_spec(transaction: &Transaction<'_>, spec: &VolumeSpec, known: &Known) -> Result<(), RootFault> {
     if !is_volume_name(&spec.name) {
         let name: String = spec.name.chars().take(80).collect();
         return Err(invalid(format!("volume name {name:?}: 1 to 63 of a-z, 0-9 and '-', not starting with '-'")));

@@ -1,5 +1,7 @@
 //! Questions to the root group's records.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
@@ -7,6 +9,7 @@ use causeway_base::VolumeId;
 
 use crate::encode;
 use crate::key;
+use crate::promotion::PromotionRecord;
 use crate::records::{ReadError, Records};
 use crate::root::{ClusterRecord, NodeRecord, RealmKey, TopologyRecord, VolumeRecord};
 
@@ -43,6 +46,16 @@ pub fn nodes(records: &dyn Records) -> Result<Vec<NodeRecord>, ReadError> {
 /// The store's.
 pub fn volumes(records: &dyn Records) -> Result<Vec<VolumeRecord>, ReadError> {
     all(records, key::VOLUME)
+}
+
+/// The newest promotion of each group that was promoted.
+///
+/// # Errors
+/// The store's.
+pub fn promotions(records: &dyn Records) -> Result<BTreeMap<VolumeId, PromotionRecord>, ReadError> {
+    let mut found = BTreeMap::new();
+    pages(records, key::PROMOTION, |key, record| found.extend(key::promotion_of(&key).map(|group| (group, record))))?;
+    Ok(found)
 }
 
 /// A volume by its id.

@@ -12,7 +12,9 @@ mod walk;
 
 pub use self::audit::audit;
 pub use self::changes::{ChangeKind, TreeChange, tree_changes};
-pub use self::cluster::{cluster, nodes, realm_key, topology, volume, volume_by_mount, volume_by_name, volumes};
+pub use self::cluster::{
+    cluster, nodes, promotions, realm_key, topology, volume, volume_by_mount, volume_by_name, volumes,
+};
 pub use self::manage::{Mount, first_lock_end, locks, mounts, owners, quota, quotas, retention, snapshot, snapshots};
 pub use self::tree::{
     Answer, Found, Totals, list, lookup, lookup_many, path_of, readdir_plus, resolve, resolve_at, stat, stat_ino,

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use causeway_base::{ClientId, ClusterId, Epoch, NodeId, Seq, SiteName, StoreId, Timestamp, VolumeId};
 use causeway_namespace_core::audit::{self, AuditAction, By};
 use causeway_namespace_core::command::{Command, Outcome, Request, RequestBody};
+use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::memory::MemoryRecords;
+use causeway_namespace_core::promotion;
 use causeway_namespace_core::query;
 use causeway_namespace_core::root::{
     ClusterRecord, NodeRecord, RealmKey, RootOp, RootOutcome, RootRefusal, VolumeSpec,
@@ -423,4 +425,70 @@ fn the_audit_keeps_the_newest_records() {
     assert_eq!((found[0].0, found[found.len() - 1].0), (number - 1, number - audit::RECORDS_MAX));
     let stored = root.records.iter().filter(|(key, _)| key[0] == causeway_namespace_core::key::AUDIT).count();
     assert_eq!(stored as u64, audit::RECORDS_MAX, "older ones are gone");
+}
+
+fn promote(before: Lineage, site: &str, founder: u64, fork: u64) -> RootOp {
+    let (site, founder) = (site.parse().unwrap(), NodeId(founder));
+    RootOp::PromoteVolume { id: VolumeId(1), before, site, founder, fork: Seq(fork), last: Seq(fork + 2) }
+}
+
+#[test]
+fn a_promoted_volume_stays_at_the_site_with_a_greater_epoch() {
+    let mut root = Root::new();
+    root.create(spec("a", "/a"));
+    let first = Lineage::default();
+    assert!(matches!(root.refused(promote(first, "zurich", 2, 40)), RootRefusal::Invalid(_)), "not of that site");
+    assert!(matches!(root.refused(promote(first, "eastus", 9, 40)), RootRefusal::UnknownNode(_)));
+    assert!(matches!(root.refused(promote(first, "eastus", 2, 0)), RootRefusal::Invalid(_)), "nothing to go on with");
+    let RootOutcome::Promoted(begun) = root.op(promote(first, "eastus", 2, 40)) else { panic!() };
+    assert_eq!(begun, Lineage { epoch: Epoch(3), founder: NodeId(2), ..first });
+    let volume = query::volume(&root.records, VolumeId(1)).unwrap().unwrap();
+    assert_eq!((volume.epoch, volume.spec.home.as_str()), (Epoch(3), "eastus"));
+    assert_eq!((volume.spec.voters, volume.spec.learners), (vec![NodeId(2)], vec![NodeId(1)]));
+    assert!(volume.founders.is_empty(), "nobody begins the first line again");
+    assert_eq!(volume.spec.replicas.len(), 2, "its new home has every byte");
+    let promotion = query::promotions(&root.records).unwrap()[&VolumeId(1)].clone();
+    assert_eq!((promotion.fork, promotion.last, promotion.seq), (Seq(40), Seq(42), Seq(3_000_000_000_000)));
+    assert_eq!(query::cluster(&root.records).unwrap(), Some(cluster(3)), "what comes later is above it");
+
+    // The same again is fine; from the same line elsewhere is not.
+    let before = root.records.clone();
+    assert_eq!(root.op(promote(first, "eastus", 2, 40)), RootOutcome::Promoted(begun));
+    assert_eq!(root.records, before);
+    assert!(matches!(root.refused(promote(first, "zurich", 1, 40)), RootRefusal::Changed { .. }));
+    let RootOutcome::Promoted(next) = root.op(promote(begun, "zurich", 1, 3_000_000_000_007)) else { panic!() };
+    assert!(next > begun && query::promotions(&root.records).unwrap()[&VolumeId(1)].seq.0 == 4_000_000_000_000);
+}
+
+#[test]
+fn the_root_group_is_promoted_at_the_seq_of_its_new_line_only() {
+    let mut root = Root::new();
+    root.create(spec("a", "/a"));
+    let (before, site) = (Lineage::default(), "eastus".parse().unwrap());
+    let op = RootOp::PromoteRoot { before, site, founder: NodeId(2), fork: root.seq, last: root.seq };
+    assert!(matches!(root.refused(op.clone()), RootRefusal::Invalid(_)), "not through the log");
+    root.seq = Seq(3_000_000_000_000 - 1);
+    let op = match op {
+        RootOp::PromoteRoot { before, site, founder, fork: _, last } => {
+            RootOp::PromoteRoot { before, site, founder, fork: last, last }
+        }
+        other => other,
+    };
+    let by = By { who: "client/ann".to_owned(), node: NodeId(2), reason: "fire".to_owned() };
+    let begun = promotion::root_lineage(Epoch(3), NodeId(2));
+    assert_eq!(root.body(RequestBody::Audited { op, by }), Outcome::Root(RootOutcome::Promoted(begun)));
+    assert_eq!(query::cluster(&root.records).unwrap(), Some(cluster(3)));
+    let audited = query::audit(&root.records, None, 1).unwrap().remove(0).1;
+    assert!(matches!(audited.action, AuditAction::RootPromoted { .. }) && audited.by.reason == "fire");
+    // Numbers that the other side may give out meanwhile are not given out again.
+    let RootOutcome::Volume(id) = root.create(spec("b", "/b")) else { panic!() };
+    assert_eq!(id, VolumeId(1_000_002));
+    // A volume's line that is begun now is above any that the other side begins.
+    let RootOutcome::Promoted(next) = root.op(promote(before, "zurich", 1, 9)) else { panic!() };
+    assert!(next > Lineage { epoch: Epoch(1000), founder: NodeId(9), ..before });
+    // A restore begins with first lines again.
+    let specs = query::volumes(&root.records).unwrap().into_iter().map(|volume| (volume.id, volume.spec)).collect();
+    let nodes = vec![node(1, "zurich"), node(2, "eastus")];
+    root.op(RootOp::Reseed { cluster: cluster(9), nodes, volumes: specs });
+    assert!(query::promotions(&root.records).unwrap().is_empty());
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 use causeway_base::{NodeId, VolumeId};
+use causeway_namespace_core::lineage::Lineage;
 
 use crate::link::{Incoming, LinkError, PeerLink, PeerRequest};
 use crate::store::{SnapshotBlocks, StateView, chain};
@@ -45,6 +47,20 @@ pub(crate) struct NetworkFactory {
     pub(crate) blocking: Blocking,
     /// How long a stream of appends may owe an answer.
     pub(crate) stall: Duration,
+    /// The line that the group is of.
+    pub(crate) lineage: Lineage,
+    /// What is heard of greater ones goes there.
+    pub(crate) heard: mpsc::Sender<Heard>,
+    /// Set at once when one is heard of: nothing more is acknowledged.
+    pub(crate) fenced: Arc<AtomicBool>,
+}
+
+/// A peer follows a greater line of a group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    pub(crate) group: VolumeId,
+    pub(crate) lineage: Lineage,
+    pub(crate) from: NodeId,
 }
 
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
@@ -69,7 +85,7 @@ pub(crate) struct Network {
 
 impl Network {
     fn request(&self, kind: u8, payload: Bytes) -> PeerRequest {
-        PeerRequest { group: self.shared.group, kind, payload }
+        PeerRequest { group: self.shared.group, lineage: self.shared.lineage, kind, payload }
     }
 
     async fn call(&self, kind: u8, payload: Bytes, what: RPCTypes, option: &RPCOption) -> Result<Bytes, RpcError> {
@@ -91,6 +107,15 @@ impl Network {
             LinkError::Timeout => self.timeout(action, deadline).into(),
             LinkError::Unreachable(_) => Unreachable::new(error).into(),
             LinkError::Refused(_) => Unreachable::new(error).into(),
+            LinkError::Fenced(lineage) => {
+                if *lineage > self.shared.lineage {
+                    self.shared.fenced.store(true, Ordering::SeqCst);
+                    let heard = Heard { group: self.shared.group, lineage: *lineage, from: self.target };
+                    // Full: others say the same, and the next message hears it again.
+                    let _ = self.shared.heard.try_send(heard);
+                }
+                Unreachable::new(error).into()
+            }
         }
     }
 }

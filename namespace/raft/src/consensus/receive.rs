@@ -1,6 +1,7 @@
 //! What a peer receives: the other end of [`super::network`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,6 +45,8 @@ pub(crate) struct Receiver {
     pub(crate) seed: u64,
     /// Woken by whatever comes.
     pub(crate) rest: Arc<Rest>,
+    /// A greater line of the group was heard of: nothing is taken any more.
+    pub(crate) fenced: Arc<AtomicBool>,
 }
 
 fn bad(reason: wire::Bad) -> HandleError {
@@ -66,7 +69,15 @@ impl Receiver {
         HandleError::Stopped(chain(error))
     }
 
+    fn check_fence(&self) -> Result<(), HandleError> {
+        if self.fenced.load(Ordering::SeqCst) {
+            return Err(HandleError::Stopped("the group was promoted elsewhere".to_owned()));
+        }
+        Ok(())
+    }
+
     pub(crate) async fn handle(&self, from: NodeId, kind: u8, payload: Bytes) -> Result<Bytes, HandleError> {
+        self.check_fence()?;
         self.wake();
         match kind {
             kind::APPEND => self.append(from, payload).await,
@@ -78,6 +89,7 @@ impl Receiver {
 
     fn check_append(&self, from: NodeId, request: AppendRequest) -> Result<AppendRequest, HandleError> {
         check_sender(from, request.vote.leader_id.voted_for)?;
+        self.check_fence()?;
         // At the door: the log refuses what does not fit, and openraft stops for ever at a refused write.
         if !request.entries.is_empty() && self.wal.state() == WalState::Full {
             return Err(HandleError::Full);

@@ -4,19 +4,22 @@
 //! batch; the last batch removes the mark. A crash in between leaves the mark, and the next start does it again from the
 //! file. Memory is bounded by a batch.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use causeway_base::{Seq, VolumeId};
 use causeway_storage::disk::{DiskFile, Open};
 use causeway_storage::kv::{Batch, KvError, prefix_range};
 
 use super::layout::{
-    Kept, Meta, current_key, decode_install, encode_install, encode_kept_version, encode_meta, group_of, group_range,
-    install_key, kept_key, meta_key, old_key, stamped, write_kept,
+    Kept, Meta, Position, current_key, decode_install, encode_install, encode_kept_version, encode_meta, group_of,
+    group_range, install_key, kept_key, meta_key, old_key, stamped, write_kept,
 };
 use super::snapshot::{Checked, Checker, SnapshotBlocks, SnapshotHeader, Stamped, is_seen};
-use super::{CHANGES, CURRENT, GroupStore, KEPT, META, OLD, SnapshotFile, StateStore, StoreError, lock};
+use super::{CHANGES, CURRENT, GroupStore, KEPT, META, OLD, SnapshotFile, StateStore, StateView, StoreError, lock};
 
 /// Records deleted or put in one batch.
 const BATCH: usize = 4096;
@@ -107,6 +110,27 @@ impl GroupStore {
             }
             self.kv.write(batch).map_err(|source| self.kv_error(source))?;
         }
+    }
+
+    /// Makes a snapshot file of a view's state under this group's id: at another place of the log, with other members, and
+    /// with some records other. Old versions that named snapshots see come along if the view is the newest.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub fn snapshot_rebased(
+        &self,
+        view: &StateView,
+        applied: Position,
+        membership: Bytes,
+        rewritten: BTreeMap<Bytes, Option<Bytes>>,
+    ) -> Result<SnapshotFile, StoreError> {
+        let read = |source| StoreError::Read { group: self.id, source };
+        let blocks = SnapshotBlocks::rebased(view, self.id, applied, membership, rewritten).map_err(read)?;
+        let mut receiver = self.receive_snapshot()?;
+        for block in blocks {
+            receiver.push(&block?)?;
+        }
+        receiver.finish()
     }
 
     /// Makes a snapshot file of records given in key order, all written by the header's seq at the latest.

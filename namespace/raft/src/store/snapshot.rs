@@ -2,7 +2,7 @@
 //!
 //! The page is `docs/formats/state.md`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -127,16 +127,79 @@ pub(super) fn is_seen(kept: &[Seq], written: Seq, replaced: Seq) -> Option<Seq> 
     kept[..below].last().copied().filter(|seq| written <= *seq)
 }
 
+/// The records of a view at its seq, in key order, read as they are asked for.
+struct Versioned {
+    view: StateView,
+    from: Bytes,
+    ahead: VecDeque<Stamped>,
+    at_end: bool,
+}
+
+impl Iterator for Versioned {
+    type Item = Result<Stamped, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ahead.is_empty() && !self.at_end {
+            match self.view.scan_versioned(&self.from, None, READ) {
+                Ok(found) => {
+                    self.at_end = found.len() < READ;
+                    if let Some((last, _, _)) = found.last() {
+                        let mut next = BytesMut::from(last.as_ref());
+                        next.put_u8(0);
+                        self.from = next.freeze();
+                    }
+                    self.ahead = found.into();
+                }
+                Err(source) => {
+                    self.at_end = true;
+                    return Some(Err(StoreError::Read { group: self.view.group(), source }));
+                }
+            }
+        }
+        self.ahead.pop_front().map(Ok)
+    }
+}
+
+/// Records with some of them replaced, removed or added. A replaced one keeps the seq that wrote it, so that named
+/// snapshots still see it.
+struct Overlaid {
+    records: std::iter::Peekable<Versioned>,
+    rewritten: std::iter::Peekable<std::collections::btree_map::IntoIter<Bytes, Option<Bytes>>>,
+    /// Of added records.
+    seq: Seq,
+}
+
+impl Iterator for Overlaid {
+    type Item = Result<Stamped, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let stored = match self.records.peek() {
+                Some(Ok((key, _, _))) => Some(key),
+                Some(Err(_)) => return self.records.next(),
+                None => None,
+            };
+            let is_next = |(key, _): &(Bytes, Option<Bytes>)| stored.is_none_or(|stored| key <= stored);
+            let Some((key, value)) = self.rewritten.next_if(is_next) else { return self.records.next() };
+            let replaced = self.records.next_if(|record| record.as_ref().is_ok_and(|(stored, _, _)| *stored == key));
+            let seq = replaced.and_then(Result::ok).map_or(self.seq, |(_, seq, _)| seq);
+            if let Some(value) = value {
+                return Some(Ok((key, seq, value)));
+            }
+        }
+    }
+}
+
 /// Where the records come from.
 enum Source {
-    View { view: StateView, from: Bytes, ahead: VecDeque<Stamped>, at_end: bool },
+    View(Versioned),
     Records(Box<dyn Iterator<Item = Result<Stamped, StoreError>> + Send>),
 }
 
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::View { .. } => "View",
+            Self::View(_) => "View",
             Self::Records(_) => "Records",
         })
     }
@@ -146,20 +209,7 @@ impl Source {
     fn next(&mut self) -> Result<Option<Stamped>, StoreError> {
         match self {
             Self::Records(records) => records.next().transpose(),
-            Self::View { view, from, ahead, at_end } => {
-                if ahead.is_empty() && !*at_end {
-                    let read = |source| StoreError::Read { group: view.group(), source };
-                    let found = view.scan_versioned(from, None, READ).map_err(read)?;
-                    *at_end = found.len() < READ;
-                    if let Some((last, _, _)) = found.last() {
-                        let mut next = BytesMut::from(last.as_ref());
-                        next.put_u8(0);
-                        *from = next.freeze();
-                    }
-                    *ahead = found.into();
-                }
-                Ok(ahead.pop_front())
-            }
+            Self::View(records) => records.next().transpose(),
         }
     }
 }
@@ -196,8 +246,51 @@ impl SnapshotBlocks {
             ahead: VecDeque::new(),
             at_end: false,
         });
-        let source = Source::View { view, from: Bytes::new(), ahead: VecDeque::new(), at_end: false };
+        let source = Source::View(Versioned { view, from: Bytes::new(), ahead: VecDeque::new(), at_end: false });
         Ok(Some(Self { old, ..Self::new(header, source) }))
+    }
+
+    /// Of a view's state at another place: see [`GroupStore::snapshot_rebased`].
+    pub(super) fn rebased(
+        view: &StateView,
+        group: VolumeId,
+        applied: Position,
+        membership: Bytes,
+        rewritten: BTreeMap<Bytes, Option<Bytes>>,
+    ) -> Result<Self, ReadError> {
+        let records = |view: StateView| Versioned { view, from: Bytes::new(), ahead: VecDeque::new(), at_end: false };
+        let mut digest = match view.digest() {
+            Some(digest) => digest,
+            None => {
+                let mut digest = Digest::default();
+                for record in records(view.clone()) {
+                    let (key, _, value) = record.map_err(|error| ReadError::Store(chain(&error)))?;
+                    digest.add(&key, &value);
+                }
+                digest
+            }
+        };
+        for (key, new) in &rewritten {
+            if let Some((_, old)) = view.get_versioned(key)? {
+                digest.remove(key, &old);
+            }
+            if let Some(new) = new {
+                digest.add(key, new);
+            }
+        }
+        let is_newest = view.seq() == view.meta().seq();
+        let with_old = if is_newest { Self::of(view)? } else { None };
+        let (kept, old) = with_old.map_or((Vec::new(), None), |blocks| {
+            (blocks.header.map(|header| header.kept).unwrap_or_default(), blocks.old)
+        });
+        let time = view.meta().time;
+        let header = SnapshotHeader { group, applied, membership, digest, records: None, time, kept };
+        let overlaid = Overlaid {
+            records: records(view.clone()).peekable(),
+            rewritten: rewritten.into_iter().peekable(),
+            seq: Seq(applied.index),
+        };
+        Ok(Self { old, ..Self::new(header, Source::Records(Box::new(overlaid))) })
     }
 
     /// Of records given in key order.

@@ -227,7 +227,12 @@ async fn a_peer_cannot_speak_for_another_nor_of_what_is_not_here() {
     let cluster = Cluster::new(3).await;
     cluster.put(cluster.session().await, 1, "a").await;
     let groups = &cluster.nodes[&NodeId(1)];
-    let request = |group, kind, payload: &'static [u8]| PeerRequest { group, kind, payload: payload.into() };
+    let request = |group, kind, payload: &'static [u8]| PeerRequest {
+        group,
+        lineage: Default::default(),
+        kind,
+        payload: payload.into(),
+    };
     // A vote request of node 9, in postcard: vote (term 200, node 9, not committed), no log, no transfer.
     let vote = request(GROUP, 2, &[1, 200, 1, 9, 0, 0, 0]);
     let answer = groups.handle(NodeId(2), vote.clone()).await;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use causeway_base::{ClientId, Ino, NodeId, Seq, SystemClock, Timestamp, VolumeId};
 use causeway_namespace_core::command::{At, Expect, Op, Outcome, Request, RequestBody, SessionId};
 use causeway_namespace_core::inode::{Attr, Content};
+use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_raft::memory_link::MemoryNet;
 use causeway_namespace_raft::{Group, GroupSpec, Groups, GroupsConfig, Proposed, Retention, STATE_SPACES, Timing};
 use causeway_storage::disk::RealDisk;
@@ -97,7 +98,7 @@ impl Cluster {
 
     pub(crate) fn spec(&self) -> GroupSpec {
         let voters = self.ids().map(|node| (node, ())).collect();
-        GroupSpec { voters, home: self.home, bootstrap: true }
+        GroupSpec { voters, home: self.home, bootstrap: true, ..GroupSpec::default() }
     }
 
     pub(crate) async fn start(&mut self, node: NodeId) {
@@ -143,6 +144,13 @@ impl Cluster {
             assert!(Instant::now() < end, "no leader");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// The leader of a line, as it sees itself.
+    pub(crate) async fn leader_of_line(&self, lineage: Lineage) -> Arc<Group> {
+        let leads = |group: &Arc<Group>| group.lineage() == lineage && group.is_leader();
+        until("a leader of the line", || self.groups().any(|group| leads(&group))).await;
+        self.groups().find(leads).unwrap()
     }
 
     /// Opens a session; one that is opened twice does no harm.

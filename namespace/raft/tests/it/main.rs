@@ -5,5 +5,6 @@ mod basics;
 mod cluster;
 mod faults;
 mod membership;
+mod promotion;
 mod rest;
 mod seed;

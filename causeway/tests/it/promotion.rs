@@ -1,0 +1,167 @@
+//! A volume goes on without the majority that it lost, and what had the majority comes back.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use causeway_base::NodeId;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cluster::{Cluster, PROGRAM, text};
+
+const WITHIN: Duration = Duration::from_secs(90);
+
+fn signal(cluster: &Cluster, node: u64, signal: Signal) {
+    let pid = cluster.nodes.pid(NodeId(node)).unwrap();
+    kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
+}
+
+/// The names in the volume's top folder, as a site sees them.
+fn names(cluster: &Cluster, site: &str) -> Option<BTreeSet<String>> {
+    let output = cluster.run(["--timeout", "5s", "--site", site, "ls", "/data"]);
+    let listed = String::from_utf8(output.stdout).unwrap();
+    (output.status.code() == Some(0))
+        .then(|| listed.lines().map(|line| line.trim_end_matches('/').to_owned()).collect())
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < WITHIN, "{what}: not within {WITHIN:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+const PROMOTE: [&str; 10] =
+    ["volume", "promote", "data", "--at", "westeurope", "--root", "--confirm", "data", "--reason", "the others burnt"];
+
+/// Starts a node that cannot say that it is ready, since the others are gone. It ends with the test.
+fn start_alone(cluster: &Cluster, node: &str) -> Child {
+    let mut command = Command::new(PROGRAM);
+    command.arg("--config").arg(&cluster.config.path).args(["node", "--exit-with-parent", "--id", node]);
+    let log = std::fs::OpenOptions::new().append(true).open(cluster.nodes.log(NodeId(node.parse().unwrap()))).unwrap();
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+}
+
+/// Everything that a node keeps aside, as text.
+fn aside(cluster: &Cluster, node: &str) -> String {
+    let shown = cluster.json(["volume", "aside", "data", "--node", node]);
+    shown["kept"].to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_majority_comes_back_fenced_and_what_it_had_alone_is_kept_aside() {
+    let mut cluster = Cluster::start().await;
+    let files = cluster.folder.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    let (large, local) = (files.join("large"), files.join("back"));
+    let bytes: Vec<u8> = (0..300_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    std::fs::write(&large, &bytes).unwrap();
+    cluster.ok(["mkdir", "/data/both"]);
+
+    let refused = cluster.fails(5, PROMOTE);
+    assert!(refused.contains("it has a leader that a majority follows"), "{refused}");
+    let wrong = cluster.fails(2, ["volume", "promote", "data", "--at", "westeurope", "--confirm", "date"]);
+    assert!(wrong.contains("nothing was done"), "{wrong}");
+    cluster.fails(2, ["volume", "promote", "data", "--at", "westeurope"]);
+
+    // The others go on without westeurope, and then they are gone.
+    until("westeurope has it", || names(&cluster, "westeurope").is_some_and(|names| names.contains("both")));
+    cluster.nodes.kill(NodeId(2)).await.unwrap();
+    cluster.ok(["--site", "zurich", "mkdir", "/data/old-only"]);
+    cluster.ok(["--site", "zurich", "put", large.to_str().unwrap(), "/data/old-only/large"]);
+    cluster.nodes.kill(NodeId(1)).await.unwrap();
+    cluster.nodes.kill(NodeId(3)).await.unwrap();
+    let mut survivor = start_alone(&cluster, "2");
+    let address = cluster.config.node(NodeId(2)).unwrap().grpc.clone();
+    until("it serves", || std::net::TcpStream::connect(&address).is_ok());
+
+    let mut without_root = PROMOTE.to_vec();
+    without_root.retain(|argument| *argument != "--root");
+    let refused = cluster.fails(5, without_root);
+    assert!(refused.contains("--root"), "{refused}");
+    let promoted = cluster.json(PROMOTE);
+    assert_eq!((promoted["already"].as_bool(), promoted["root"].is_object()), (Some(false), true), "{promoted}");
+    let again = cluster.json(PROMOTE);
+    assert_eq!((again["already"].as_bool(), &again["promotion"]), (Some(true), &promoted["promotion"]), "{again}");
+    cluster.ok(["--site", "westeurope", "mkdir", "/data/new-only"]);
+    let expected: BTreeSet<String> = ["both", "new-only"].map(str::to_owned).into();
+    assert_eq!(names(&cluster, "westeurope").unwrap(), expected);
+    let audit = cluster.json(["audit"]).to_string();
+    for recorded in ["volume_promoted", "root_promoted", "the others burnt", "volume_created"] {
+        assert!(audit.contains(recorded), "{audit}");
+    }
+
+    // They come back, hear of it, and follow.
+    cluster.nodes.start([1, 3].map(NodeId)).await.unwrap();
+    for site in ["zurich", "eastus"] {
+        until("it follows the new line", || names(&cluster, site).as_ref() == Some(&expected));
+    }
+    for node in ["1", "3"] {
+        let kept = aside(&cluster, node);
+        assert!(kept.contains("old-only/large") && !kept.contains("new-only"), "node {node}: {kept}");
+    }
+    assert!(!aside(&cluster, "2").contains("old-only"), "it never had them");
+
+    // Also after another restart; and the bytes are there.
+    cluster.nodes.kill(NodeId(1)).await.unwrap();
+    cluster.nodes.start([NodeId(1)]).await.unwrap();
+    until("it follows the new line", || names(&cluster, "zurich").as_ref() == Some(&expected));
+    cluster.ok(["volume", "aside", "data", "--node", "1", "--export", local.to_str().unwrap()]);
+    assert!(std::fs::read(local.join("old-only/large")).unwrap() == bytes);
+    assert!(!local.join("new-only").exists());
+
+    // Everything is as before the fire: it survives a site again.
+    cluster.ok(["volume", "set", "data", "--survive", "site"]);
+    until("all vote", || cluster.json(["volume", "show", "data"])["voters"].as_array().unwrap().len() == 3);
+    until("it is placed", || cluster.json(["volume", "show", "data"])["leaving"].as_array().unwrap().is_empty());
+    cluster.ok(["volume", "create", "more", "--home", "zurich"]);
+    survivor.kill().unwrap();
+    survivor.wait().unwrap();
+    cluster.ok(["--site", "zurich", "mkdir", "/data/after"]);
+    cluster.nodes.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_majority_that_wakes_up_loses_nothing_that_is_not_listed() {
+    let mut cluster = Cluster::start().await;
+    cluster.ok(["mkdir", "/data/both"]);
+    until("westeurope has it", || names(&cluster, "westeurope").is_some_and(|names| names.contains("both")));
+    signal(&cluster, 1, Signal::STOP);
+    signal(&cluster, 3, Signal::STOP);
+    let promoted = cluster.json(PROMOTE);
+    assert_eq!(promoted["already"].as_bool(), Some(false), "{promoted}");
+    cluster.ok(["--site", "westeurope", "mkdir", "/data/new-only"]);
+
+    // They wake up believing that they are the majority, and clients are there at once.
+    signal(&cluster, 1, Signal::CONT);
+    signal(&cluster, 3, Signal::CONT);
+    let (mut acknowledged, started) = (Vec::new(), Instant::now());
+    let mut number = 0;
+    while started.elapsed() < Duration::from_secs(10) {
+        let name = format!("w{number:03}");
+        let path = format!("/data/{name}");
+        let output = cluster.run(["--timeout", "3s", "--site", "zurich", "mkdir", &path]);
+        match output.status.code() {
+            Some(0) => acknowledged.push(name),
+            Some(6 | 7) => {}
+            _ => panic!("{}", text(&output)),
+        }
+        number += 1;
+    }
+    for site in ["zurich", "eastus", "westeurope"] {
+        until("it follows the new line", || names(&cluster, site).is_some_and(|names| names.contains("new-only")));
+    }
+    cluster.ok(["--site", "zurich", "mkdir", "/data/after"]);
+    let listed = names(&cluster, "zurich").unwrap();
+    let kept = aside(&cluster, "1") + &aside(&cluster, "3");
+    for name in &acknowledged {
+        assert!(listed.contains(name) || kept.contains(name), "{name} was acknowledged, is gone and is not listed");
+    }
+    let epochs: BTreeSet<u64> = ["zurich", "eastus", "westeurope"]
+        .iter()
+        .map(|site| cluster.json(["--site", site, "volume", "show", "data"])["epoch"].as_u64().unwrap())
+        .collect();
+    assert_eq!(epochs.len(), 1);
+    cluster.nodes.stop().await;
+}
