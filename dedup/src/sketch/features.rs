@@ -64,13 +64,16 @@ impl Sketcher {
         if plain.len() < SKETCHED_BYTES_MIN {
             return None;
         }
-        let mut maxima = Maxima { transforms: &self.transforms, values: [0; FEATURES], samples: 0, last: None };
+        let mut maxima = Maxima::new(&self.transforms);
         let positions = plain.len() - SHINGLE_BYTES + 1;
         let blocks = positions / BLOCK;
         for block in 0..blocks {
             let at = block * BLOCK;
-            if let Some(bytes) = plain[at..].first_chunk() {
-                sampled(bytes, |within| maxima.add(plain, at + within));
+            let mut found = plain[at..].first_chunk().map_or(0, sampled);
+            while found != 0 {
+                let bit = found.trailing_zeros() as usize;
+                maxima.add(plain, at + 2 * (bit % (BLOCK / 2)) + bit / (BLOCK / 2));
+                found &= found - 1;
             }
         }
         for at in blocks * BLOCK..positions {
@@ -79,7 +82,7 @@ impl Sketcher {
                 maxima.add(plain, at);
             }
         }
-        (maxima.samples >= SAMPLES_MIN).then(|| self.super_features(&maxima.values))
+        maxima.values().map(|values| self.super_features(&values))
     }
 
     fn super_features(&self, features: &[u64; FEATURES]) -> Sketch {
@@ -99,16 +102,24 @@ impl Sketcher {
     }
 }
 
+/// Samples that are taken into the sub-features together.
+const HASHES: usize = 64;
+
 /// The sub-features so far.
 struct Maxima<'a> {
     transforms: &'a [(u64, u64); FEATURES],
     values: [u64; FEATURES],
-    /// Counted without direct repeats.
+    /// Counted without direct repeats; the last `samples % HASHES` of them stand in `hashes`.
     samples: usize,
+    hashes: [u64; HASHES],
     last: Option<u64>,
 }
 
-impl Maxima<'_> {
+impl<'a> Maxima<'a> {
+    const fn new(transforms: &'a [(u64, u64); FEATURES]) -> Self {
+        Self { transforms, values: [0; FEATURES], samples: 0, hashes: [0; HASHES], last: None }
+    }
+
     #[inline]
     fn add(&mut self, plain: &[u8], at: usize) {
         let Some(shingle) = plain[at..].first_chunk::<SHINGLE_BYTES>() else { return };
@@ -121,10 +132,26 @@ impl Maxima<'_> {
             return; // a run of one byte is one sample
         }
         self.last = Some(hash);
+        self.hashes[self.samples % HASHES] = hash;
         self.samples += 1;
-        for (value, (factor, add)) in self.values.iter_mut().zip(self.transforms) {
-            *value = (*value).max(hash.wrapping_mul(*factor).wrapping_add(*add));
+        if self.samples.is_multiple_of(HASHES) {
+            self.take(HASHES);
         }
+    }
+
+    /// Takes the first `count` of the hashes in: a feature at a time, so that a loop has nothing but its maximum to carry.
+    #[inline(never)]
+    fn take(&mut self, count: usize) {
+        for (value, (factor, add)) in self.values.iter_mut().zip(self.transforms) {
+            let hashes = self.hashes.iter().take(count);
+            *value = hashes.fold(*value, |max, hash| max.max(hash.wrapping_mul(*factor).wrapping_add(*add)));
+        }
+    }
+
+    /// The sub-features; `None` of too few samples.
+    fn values(mut self) -> Option<[u64; FEATURES]> {
+        self.take(self.samples % HASHES);
+        (self.samples >= SAMPLES_MIN).then_some(self.values)
     }
 }
 
@@ -132,10 +159,13 @@ const fn is_sampled(low: u16, high: u16) -> bool {
     low.wrapping_mul(K0).wrapping_add(high.wrapping_mul(K1)).wrapping_add(K2) < SAMPLED_BELOW
 }
 
-/// Tells which of a block's positions are sampled. The loops over the even and the odd positions have no branch and no
-/// dependence between their steps, so that the compiler makes vector code of them.
+/// Which of a block's positions are sampled: bit `n` is position `2 n`, bit `32 + n` is `2 n + 1`.
+///
+/// The loop over the even positions, as that over the odd ones, has no branch and no dependence between its steps, so that
+/// the compiler makes vector code of it. The flags, bytes of 0 or 1, are then laid over each other as bits of one word.
 #[inline]
-fn sampled(block: &[u8; BLOCK + 4], mut found: impl FnMut(usize)) {
+fn sampled(block: &[u8; BLOCK + 4]) -> u64 {
+    let mut found = 0;
     for odd in 0..2 {
         let mut flags = [0_u8; BLOCK / 2];
         for (place, flag) in flags.iter_mut().enumerate() {
@@ -144,12 +174,38 @@ fn sampled(block: &[u8; BLOCK + 4], mut found: impl FnMut(usize)) {
             let high = u16::from_le_bytes([block[at + 2], block[at + 3]]);
             *flag = u8::from(is_sampled(low, high));
         }
-        for (group, flags) in flags.chunks_exact(8).enumerate() {
-            let mut word = flags.iter().rev().fold(0_u64, |word, flag| word << 8 | u64::from(*flag));
-            while word != 0 {
-                found(odd + 2 * (8 * group + (word.trailing_zeros() / 8) as usize));
-                word &= word - 1;
-            }
+        let (eights, _) = flags.as_chunks();
+        for (group, flags) in eights.iter().enumerate() {
+            found |= u64::from_le_bytes(*flags) << (4 * odd + group);
         }
+    }
+    // Bit `8 n + group`: into the order in which they are looked at. Most blocks have one or none.
+    let mut mask = 0;
+    while found != 0 {
+        let bit = found.trailing_zeros();
+        mask |= 1 << (8 * (bit % 8) + bit / 8);
+        found &= found - 1;
+    }
+    mask
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_has_each_position_that_is_sampled() {
+        let (mut seen, mut bytes) = (0, [0; BLOCK + 4]);
+        for seed in 0..4_000_u32 {
+            blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+            // Of few kinds of bytes some are sampled again and again, so that masks are full.
+            bytes.iter_mut().for_each(|byte| *byte %= 1 << (seed % 8 + 1).min(7));
+            let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+            let bit = |at: usize| u64::from(is_sampled(word(at), word(at + 2))) << (at / 2 + at % 2 * (BLOCK / 2));
+            let expected = (0..BLOCK).map(bit).fold(0, |mask, bit| mask | bit);
+            assert_eq!(sampled(&bytes), expected, "seed {seed}");
+            seen |= expected;
+        }
+        assert_eq!(seen, u64::MAX);
     }
 }
