@@ -8,7 +8,7 @@
 //! step; files of the same path in both are two versions. Needs about five times the largest step in memory. Speeds are of
 //! one core's time, so that other programs disturb them little; sizes are exact.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ use causeway_dedup::{ChunkSizes, Codec, EncodedChunk, Extent, Manifest, Realm, c
 use causeway_storage::kv::{FjallKv, FjallOptions, Kv, MemoryKv};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 type Fallible<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
@@ -51,7 +52,7 @@ fn main() -> Fallible {
         "\n== Version steps: MB; `whole` is exact CDC + zstd-3 a chunk, `patch` zstd-3 of the new version with all of the"
     );
     println!(
-        "   old one as prefix; `rest` finds bases by sketch and names them, `wire` has the previous version's range too"
+        "   old one as prefix; `rest` finds bases by sketch and names them, `wire` has the ranges of the previous version"
     );
     println!(
         "{:<26} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}  codecs; MB/s a core: encode, decode; 2 cores starve above",
@@ -79,23 +80,17 @@ fn main() -> Fallible {
     Ok(())
 }
 
-/// Time of this thread on its processor, or of the wall where that is not told.
-struct Core(Instant, Option<u64>);
+/// Time of this thread on its processor. Not `/proc`'s, which goes by the scheduler's ticks, longer than a chunk takes.
+struct Core(Timespec);
 
 impl Core {
     fn start() -> Self {
-        Self(Instant::now(), Self::nanos())
-    }
-
-    fn nanos() -> Option<u64> {
-        std::fs::read_to_string("/proc/thread-self/schedstat").ok()?.split(' ').next()?.parse().ok()
+        Self(clock_gettime(ClockId::ThreadCPUTime))
     }
 
     fn seconds(&self) -> f64 {
-        match (self.1, Self::nanos()) {
-            (Some(before), Some(after)) if after > before => (after - before) as f64 / 1e9,
-            _ => self.0.elapsed().as_secs_f64(),
-        }
+        let now = clock_gettime(ClockId::ThreadCPUTime);
+        (now.tv_sec - self.0.tv_sec) as f64 + (now.tv_nsec - self.0.tv_nsec) as f64 / 1e9
     }
 }
 
@@ -356,6 +351,9 @@ struct Sums {
     prefix: usize,
     planes: usize,
     encode_seconds: f64,
+    /// Against the first range alone.
+    near: usize,
+    near_seconds: f64,
     decode_seconds: f64,
     delta_plain: usize,
 }
@@ -376,7 +374,6 @@ fn run(realm: &Realm, name: &str, files: &Files) -> Fallible {
             index.insert(*id, &sketch)?;
         }
     }
-    let old_ids: HashSet<ChunkId> = held.keys().copied().collect();
     let mut sums = Sums::default();
     for ((_, _, new), old) in files.iter().zip(&old) {
         let new = cut(realm, new);
@@ -386,16 +383,17 @@ fn run(realm: &Realm, name: &str, files: &Files) -> Fallible {
                 continue;
             }
             let alike = alike(&index, &sketcher, *id, plain, &held)?;
-            chunk(&mut sums, *id, plain, ranges.get(&place).map_or(&[], Vec::as_slice), old, &alike, &old_ids);
+            chunk(&mut sums, *id, plain, ranges.get(&place).map_or(&[], Vec::as_slice), old, &alike);
         }
     }
     let size: usize = files.iter().map(|(_, _, new)| new.len()).sum();
     let patch = patch(files);
     let mb = |bytes: usize| bytes as f64 / 1e6;
     let small = |bytes: usize| if bytes < 100_000 { format!("{bytes} B") } else { format!("{:.2}", mb(bytes)) };
-    let encode = mb(sums.new) / sums.encode_seconds;
+    let (encode, near) = (mb(sums.new) / sums.encode_seconds, mb(sums.new) / sums.near_seconds);
+    let starves = |rate: f64, wire: usize| 2.0 * rate * wire as f64 / sums.new.max(1) as f64 * 8.0 / 1000.0;
     println!(
-        "{name:<26} {:>8.1} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8.3}  {} chunks: {} prefix, {} planes; {encode:.0}, {:.0}; {:.1} Gbit/s",
+        "{name:<26} {:>8.1} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8.3}  {} chunks: {} prefix, {} planes; {encode:.0}, {:.0}; {:.1} Gbit/s; first range alone {}, {near:.0} MB/s, {:.1} Gbit/s",
         mb(size),
         small(sums.new),
         small(sums.whole),
@@ -407,7 +405,9 @@ fn run(realm: &Realm, name: &str, files: &Files) -> Fallible {
         sums.prefix,
         sums.planes,
         mb(sums.delta_plain) / sums.decode_seconds,
-        2.0 * encode * sums.wire as f64 / sums.new.max(1) as f64 * 8.0 / 1000.0,
+        starves(encode, sums.wire),
+        small(sums.near),
+        starves(near, sums.near),
     );
     if files.len() == 1 {
         manifest_bytes(realm, &files[0])?;
@@ -436,7 +436,6 @@ fn chunk(
     ranges: &[delta::BaseRange],
     old: &Cut,
     alike: &[(ChunkId, Bytes)],
-    old_ids: &HashSet<ChunkId>,
 ) {
     sums.new += plain.len();
     sums.chunks += 1;
@@ -447,7 +446,7 @@ fn chunk(
     let bases: Vec<(&[ChunkId], Base<'_>)> =
         named.iter().map(|(id, plain)| (id.as_slice(), Base::like(plain))).collect();
     sums.rest += EncodedChunk::encode_against(id, plain.clone(), &bases, LEVEL_DEFAULT).payload.len();
-    // On the wire: the previous version's range, and what is alike and was there before.
+    // On the wire: the ranges of the previous version that the asker names, each tried if those before do not suffice.
     let joined: Vec<(Vec<u8>, i64)> = ranges
         .iter()
         .map(|range| {
@@ -455,11 +454,18 @@ fn chunk(
             (bytes.concat(), range.align)
         })
         .collect();
-    let ranges = joined.iter().map(|(plain, align)| Base { plain, align: Some(*align), depth: 0 });
-    let held = alike.iter().filter(|(id, _)| old_ids.contains(id)).map(|(_, plain)| Base::like(plain));
-    let bases: Vec<Base<'_>> = ranges.chain(held).collect();
+    // Ranges of the same bytes are seen to be the same, as they are on the wire.
+    let first = |place: usize| ranges.iter().position(|range| range.pieces == ranges[place].pieces).unwrap_or(place);
+    let bases: Vec<Base<'_>> = (0..joined.len())
+        .map(|place| Base { plain: joined[first(place)].0.as_slice(), align: Some(joined[place].1), depth: 0 })
+        .collect();
+    let near = &bases[..ranges.iter().take_while(|range| range.pieces == ranges[0].pieces).count()];
     let core = Core::start();
-    let delta = delta::encode(plain, &bases, whole.saturating_sub(WIRE_BASE_BYTES), LEVEL_DEFAULT);
+    let delta = delta::encode(plain, near, whole.saturating_sub(WIRE_BASE_BYTES), delta::LEVEL_DEFAULT);
+    sums.near_seconds += core.seconds();
+    sums.near += delta.map_or(whole, |delta| delta.body.len() + WIRE_BASE_BYTES);
+    let core = Core::start();
+    let delta = delta::encode(plain, &bases, whole.saturating_sub(WIRE_BASE_BYTES), delta::LEVEL_DEFAULT);
     sums.encode_seconds += core.seconds();
     let Some(delta) = delta else {
         sums.wire += whole;

@@ -8,10 +8,17 @@ use causeway_base::ChunkId;
 use super::BASE_BYTES_MAX;
 use crate::manifest::{NodeRef, Placed};
 
-/// Ranges given for a chunk: one aligned with what precedes the change, one with what follows it.
-pub const RANGES_MAX: usize = 2;
-/// Most pieces of a range. A new chunk of 256 KiB over the smallest old ones at the same average, 16 KiB, takes 18.
-pub const RANGE_PIECES_MAX: usize = 20;
+/// Ranges given for a chunk: one aligned with what precedes the change, one with what follows it, and a wide one.
+pub const RANGES_MAX: usize = 3;
+/// Most pieces of a range: a wide one at the smallest average, 16 KiB.
+pub const RANGE_PIECES_MAX: usize = 128;
+/// Of two ranges that together have no more bytes, one is made.
+const NEAR_BYTES_MAX: u64 = 512 << 10;
+/// A range for chunks that may have come from further away is made as long as this.
+const WIDE_BYTES_MAX: u64 = 2 << 20;
+/// So many chunks in a gap make it likely that something moved. Fewer are mostly edits, for which a wide range only makes the
+/// request longer.
+const WIDE_FROM: usize = 2;
 
 /// A piece of a version of a file: an extent, or what a manifest node covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +66,7 @@ pub struct BaseRange {
 ///
 /// Chunks that both versions have once, and in the same order, are anchors. Between two anchors the new version may have
 /// more or fewer bytes than the old one; a chunk there is looked for at its distance from the anchor before, and from the one
-/// after. Pure; time `n log n` of the pieces, memory about 100 bytes a piece. A range has at most [`RANGE_PIECES_MAX`]
+/// after. Where more than an edit was made, the last range is a wide one, in which what moved is found. Pure; time `n log n` of the pieces, memory about 100 bytes a piece. A range has at most [`RANGE_PIECES_MAX`]
 /// pieces and [`BASE_BYTES_MAX`] bytes.
 #[must_use]
 pub fn align(old: &[Piece], new: &[Piece]) -> Vec<(usize, Vec<BaseRange>)> {
@@ -152,23 +159,73 @@ fn gap(
     let by_start = before.map_or(shifts.0, |(one, two)| (old[one].end() as i64).saturating_sub(new[two].end() as i64));
     let after = old.get(gap.old.end).zip(new.get(gap.new.end));
     let by_end = after.map_or(shifts.1, |(one, two)| (one.offset as i64).saturating_sub(two.offset as i64));
+    let gap_len = gap.new.len();
     for place in gap.new {
         let piece = &new[place];
         if piece.id.is_none_or(|id| places.contains_key(&id)) {
             continue;
         }
+        let shifts = [by_start, by_end];
+        let under = shifts.map(|shift| beneath(old, gap.old.clone(), piece, shift));
+        let near = match &under {
+            [Some(one), Some(two)] => {
+                let both = one.start.min(two.start)..one.end.max(two.end);
+                whole(old, &both).filter(|bytes| *bytes <= NEAR_BYTES_MAX).map(|_| both)
+            }
+            _ => None,
+        };
+        let range = |pieces: Range<usize>, shift: i64| {
+            let align = (piece.offset as i64).saturating_add(shift).saturating_sub(old[pieces.start].offset as i64);
+            BaseRange { pieces, align }
+        };
         let mut ranges = Vec::with_capacity(RANGES_MAX);
-        for shift in [by_start, by_end] {
-            let range = beneath(old, gap.old.clone(), piece, shift);
-            ranges.extend(range.filter(|range| !ranges.contains(range)));
+        for (under, shift) in under.into_iter().zip(shifts) {
+            let Some(under) = under else { continue };
+            let range = range(near.clone().unwrap_or(under), shift);
+            if !ranges.contains(&range) {
+                ranges.push(range);
+            }
+        }
+        // In a gap of one chunk: if much was taken out, or put in.
+        let moved = gap_len >= WIDE_FROM || by_start.abs_diff(by_end) > piece.len / 2;
+        // Around what is near, or where something was put in.
+        let put_in = gap.old.start.min(old.len().saturating_sub(1));
+        let around = ranges.first().map_or(put_in..put_in + 1, |range| range.pieces.clone());
+        if moved && let Some(wide) = wide(old, around) {
+            ranges.push(range(wide, by_end));
         }
         found.push((place, ranges));
     }
 }
 
+/// A range with as much before as after it; `None` if nothing can be added.
+fn wide(old: &[Piece], mut range: Range<usize>) -> Option<Range<usize>> {
+    let fits = |range: &Range<usize>| whole(old, range).is_some_and(|bytes| bytes <= WIDE_BYTES_MAX);
+    let mut grown = false;
+    loop {
+        let before = range.start.checked_sub(1).map(|start| start..range.end).filter(fits);
+        range = before.clone().unwrap_or(range);
+        let after = Some(range.start..range.end + 1).filter(fits);
+        range = after.clone().unwrap_or(range);
+        if before.is_none() && after.is_none() {
+            return grown.then_some(range);
+        }
+        grown = true;
+    }
+}
+
+/// The bytes of these pieces if they are a range: chunks that follow each other, not too many and not too long.
+fn whole(old: &[Piece], range: &Range<usize>) -> Option<u64> {
+    let pieces = old.get(range.clone())?;
+    let bytes = pieces.last()?.end() - pieces.first()?.offset;
+    let follow = pieces.windows(2).all(|two| two[0].end() == two[1].offset);
+    let fits = pieces.len() <= RANGE_PIECES_MAX && bytes <= BASE_BYTES_MAX as u64;
+    (fits && follow && pieces.iter().all(|piece| piece.id.is_some())).then_some(bytes)
+}
+
 /// The old chunks under a new piece that is moved by `shift`: of those in the gap the run, without holes and parts that were
 /// left out, that lies under most of it.
-fn beneath(old: &[Piece], gap: Range<usize>, piece: &Piece, shift: i64) -> Option<BaseRange> {
+fn beneath(old: &[Piece], gap: Range<usize>, piece: &Piece, shift: i64) -> Option<Range<usize>> {
     let from = (piece.offset as i64).saturating_add(shift);
     let to = from.saturating_add(piece.len as i64);
     let under = |at: usize| (old[at].end() as i64).min(to) - (old[at].offset as i64).max(from);
@@ -190,7 +247,5 @@ fn beneath(old: &[Piece], gap: Range<usize>, piece: &Piece, shift: i64) -> Optio
             best = Some((*bytes, range.clone()));
         }
     }
-    let (_, pieces) = best?;
-    let align = from - old[pieces.start].offset as i64;
-    Some(BaseRange { pieces, align })
+    best.map(|(_, pieces)| pieces)
 }

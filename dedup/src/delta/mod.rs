@@ -24,7 +24,7 @@ use bytes::Bytes;
 pub use align::{BaseRange, Piece, RANGE_PIECES_MAX, RANGES_MAX, align, align_between};
 pub(crate) use record::READS_MAX;
 pub use record::{BASES_MAX, BaseRef, DeltaRecord, Resolver};
-pub use switch::{DeltaSwitch, Step};
+pub use switch::{DeltaSwitch, Step, WideSwitch};
 
 use crate::Codec;
 use crate::chunk::CHUNK_BYTES_MAX;
@@ -35,8 +35,8 @@ pub const BASE_BYTES_MAX: usize = 3 * CHUNK_BYTES_MAX as usize;
 /// a cold read of a chunk takes four. More gains little: a store that writes every fourth version of a range alone keeps
 /// three quarters of what endless chains would save.
 pub const DEPTH_MAX: u8 = 3;
-/// zstd level of deltas by default, as of whole chunks.
-pub const LEVEL_DEFAULT: i32 = crate::chunk::LEVEL_DEFAULT;
+/// zstd level of deltas by default: a search of their own, fast, since most of a base is the same as the chunk.
+pub const LEVEL_DEFAULT: i32 = 2;
 /// More bases are not tried.
 pub const CANDIDATES_MAX: usize = 4;
 
@@ -97,8 +97,8 @@ pub enum DeltaError {
 /// bytes: pass the length of the whole chunk's encoding, less what naming the base costs. Hence a delta is never larger than
 /// what it replaces.
 ///
-/// Cost: zstd with each base as prefix, unless a sample of 8 KiB at the known place says that every part changed and the
-/// planes win well; the planes only if that sample says that they win.
+/// Cost: zstd with each base as prefix until one [suffices](Delta::suffices), unless a sample of 8 KiB at the known place says
+/// that every part changed and the planes win well; the planes only if that sample says that they win.
 #[must_use]
 pub fn encode(plain: &[u8], bases: &[Base<'_>], rival: usize, level: i32) -> Option<Delta> {
     if plain.is_empty() || plain.len() > CHUNK_BYTES_MAX as usize {
@@ -116,18 +116,24 @@ pub fn encode(plain: &[u8], bases: &[Base<'_>], rival: usize, level: i32) -> Opt
                 *best = Some(Delta { base: place, codec, depth, body });
             }
         };
-        let trial = planes::trial(plain, base);
+        // Where a sample is mostly the same, zstd is tried before the sample is looked at for planes: it costs as much.
+        let sample = planes::Sample::new(plain, base);
+        let early = sample.as_ref().filter(|sample| sample.changed()).and_then(|sample| sample.trial(plain.len()));
         let again = bases[..place].iter().any(|other| std::ptr::eq(other.plain, base.plain));
-        let in_vain = trial.is_some_and(|trial| trial.beats_prefix(rival));
+        let in_vain = early.is_some_and(|trial| trial.beats_prefix(rival));
         if !again && !in_vain {
             offer(&mut best, Codec::ZstdPrefix, prefix::encode(plain, base.plain, level));
         }
-        let so_far = best.as_ref().map_or(rival, |delta| delta.body.len());
-        if so_far <= plain.len() / GOOD_ENOUGH {
+        if best.as_ref().is_some_and(|delta| delta.suffices(plain.len(), rival)) {
             break;
         }
+        let so_far = best.as_ref().map_or(rival, |delta| delta.body.len());
+        let trial = early.or_else(|| sample.filter(|sample| !sample.changed())?.trial(plain.len()));
         if let Some(trial) = trial.filter(|trial| trial.bytes < so_far) {
             offer(&mut best, Codec::Planes, planes::encode(plain, base, &trial));
+        }
+        if best.as_ref().is_some_and(|delta| delta.suffices(plain.len(), rival)) {
+            break;
         }
     }
     best
@@ -135,6 +141,20 @@ pub fn encode(plain: &[u8], bases: &[Base<'_>], rival: usize, level: i32) -> Opt
 
 /// A delta this many times smaller than the chunk is taken without a look at what else there is.
 const GOOD_ENOUGH: usize = 64;
+/// So is one that is this many times smaller than its rival.
+const MUCH_SMALLER: usize = 8;
+
+impl Delta {
+    /// Whether it is so good that no other base need be looked at: much smaller than the chunk, or than its rival, or clearly
+    /// smaller by planes, which do well against the very place only.
+    #[must_use]
+    pub fn suffices(&self, plain_len: usize, rival: usize) -> bool {
+        let len = self.body.len();
+        len <= plain_len / GOOD_ENOUGH
+            || len <= rival / MUCH_SMALLER
+            || (self.codec == Codec::Planes && len <= rival / 4 * 3)
+    }
+}
 
 /// The plain bytes of a delta's body. **Unverified**: the caller checks them against the chunk's id. Allocates `raw_len`
 /// bytes, twice that for planes, after the lengths were checked.

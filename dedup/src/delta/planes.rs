@@ -57,14 +57,51 @@ impl Trial {
     /// Whether zstd with the base as prefix would be work in vain: every part of the chunk changed, and the planes do well.
     /// An insertion is not mistaken for that: what is before it is all the same, and what is after it makes bad planes.
     pub(super) fn beats_prefix(&self, rival: usize) -> bool {
-        self.large && ((self.same < 0.03 && self.bytes < rival / 4 * 3) || (self.same < 0.75 && self.bytes < rival / 2))
+        self.large
+            && ((self.same < 0.03 && self.bytes < rival / 4 * 3) || (self.same < SAME_MAX && self.bytes < rival / 2))
     }
 }
 
-/// Tries a sample; `None` if it is not known where the base lies beneath the chunk.
-pub(super) fn trial(plain: &[u8], base: &Base<'_>) -> Option<Trial> {
-    sampled(plain, base.plain, shift(plain.len(), base)?)
+/// A part of a chunk, and what lies beneath it.
+pub(super) struct Sample<'a> {
+    pieces: Vec<(&'a [u8], Vec<u8>)>,
+    shift: i32,
+    /// The share of the words of eight bytes that is the same in both; of the pieces the one with most.
+    same: f64,
 }
+
+impl<'a> Sample<'a> {
+    /// Takes a sample; `None` if it is not known where the base lies beneath the chunk.
+    pub(super) fn new(plain: &'a [u8], base: &Base<'_>) -> Option<Self> {
+        let shift = shift(plain.len(), base)?;
+        let piece = |(at, len): (usize, usize)| {
+            let mut below = vec![0; len];
+            beneath(base.plain, shift, at, &mut below);
+            (&plain[at..at + len], below)
+        };
+        let pieces: Vec<(&[u8], Vec<u8>)> = sample(plain.len()).map(piece).collect();
+        let same = pieces.iter().map(|(plain, below)| {
+            let words = plain.as_chunks::<8>().0.iter().zip(below.as_chunks::<8>().0);
+            words.filter(|(new, old)| new == old).count() as f64 * 8.0 / plain.len().max(1) as f64
+        });
+        let same = same.fold(0.0, f64::max);
+        Some(Self { pieces, shift, same })
+    }
+
+    /// Whether so much changed in each piece that zstd with the base as prefix might be work in vain.
+    pub(super) fn changed(&self) -> bool {
+        self.same < SAME_MAX
+    }
+
+    /// Finds how elements of a chunk of `len` bytes are best taken.
+    pub(super) fn trial(&self, len: usize) -> Option<Trial> {
+        let (shape, share) = best_shape(&self.pieces, self.shift)?;
+        Some(Trial { shape, bytes: (share * len as f64) as usize, same: self.same, large: self.pieces.len() > 1 })
+    }
+}
+
+/// Of a sample of which more is the same the planes never make prefixes vain.
+const SAME_MAX: f64 = 0.75;
 
 /// The planes as the trial found best.
 pub(super) fn encode(plain: &[u8], base: &Base<'_>, trial: &Trial) -> Option<Bytes> {
@@ -113,36 +150,23 @@ const fn unzigzag(coded: u64) -> u64 {
     (coded >> 1) ^ (coded & 1).wrapping_neg()
 }
 
-/// The best shape at a shift, from the entropy of a sample's planes.
-fn sampled(plain: &[u8], base: &[u8], shift: i32) -> Option<Trial> {
-    let pieces: Vec<(&[u8], Vec<u8>)> = sample(plain.len())
-        .map(|(at, len)| {
-            let mut below = vec![0; len];
-            beneath(base, shift, at, &mut below);
-            (&plain[at..at + len], below)
-        })
-        .collect();
+/// The best shape at a shift by the entropy of a sample's planes, and the share of its bytes that they take.
+fn best_shape(pieces: &[(&[u8], Vec<u8>)], shift: i32) -> Option<(Shape, f64)> {
     let sample_bytes: usize = pieces.iter().map(|(piece, _)| piece.len()).sum();
     // Where elements begin does not change their XOR's planes; for the difference it is where it is smallest. Differences are
     // looked at closely only at the two widths at which they are smallest.
     let mut widths: Vec<(u64, Shape)> = (0..=3)
         .flat_map(|width_log2| {
             let shapes = (0..1 << width_log2).map(move |phase| Shape { width_log2, subtract: true, phase, shift });
-            shapes.map(|shape| (significant_bits(&pieces, shape), shape)).min_by_key(|(bits, _)| *bits)
+            shapes.map(|shape| (significant_bits(pieces, shape), shape)).min_by_key(|(bits, _)| *bits)
         })
         .collect();
     widths.sort_by_key(|(bits, _)| *bits);
     let subtracted = widths.iter().take(2).map(|(_, shape)| *shape);
     let shapes = (0..=3).map(|width_log2| Shape { width_log2, subtract: false, phase: 0, shift }).chain(subtracted);
     let (bits, shape) =
-        shapes.map(|shape| (entropy_bits(&pieces, shape), shape)).min_by(|(one, _), (two, _)| one.total_cmp(two))?;
-    let share = bits / (8 * sample_bytes.max(1)) as f64;
-    let same = pieces.iter().map(|(plain, below)| {
-        let words = plain.as_chunks::<8>().0.iter().zip(below.as_chunks::<8>().0);
-        words.filter(|(new, old)| new == old).count() as f64 * 8.0 / plain.len().max(1) as f64
-    });
-    let (same, large) = (same.fold(0.0, f64::max), pieces.len() > 1);
-    Some(Trial { shape, bytes: (share * plain.len() as f64) as usize, same, large })
+        shapes.map(|shape| (entropy_bits(pieces, shape), shape)).min_by(|(one, _), (two, _)| one.total_cmp(two))?;
+    Some((shape, bits / (8 * sample_bytes.max(1)) as f64))
 }
 
 /// Pieces to look at: place and length. Places are multiples of the largest element, so that phases are the chunk's.

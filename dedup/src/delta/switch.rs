@@ -63,7 +63,7 @@ impl DeltaSwitch {
     pub const PROBE_ONE_IN: u32 = 64;
 
     /// A switch for `cores` that encode and a link of so many bytes a second. Until told better it takes what was measured
-    /// (docs/formats/delta.md): 500 MB/s a core and a ratio of 0.4 whole, 250 MB/s and 0.2 as deltas.
+    /// (docs/deltas.md): 500 MB/s a core and a ratio of 0.4 whole, 250 MB/s and 0.2 as deltas.
     #[must_use]
     pub fn new(cores: usize, link_bytes_per_s: u64) -> Self {
         let mut switch = Self {
@@ -111,6 +111,40 @@ impl DeltaSwitch {
         let whole = self.whole.delivers(self.cores, self.link_bytes_per_s);
         let delta = self.delta.delivers(self.cores, self.link_bytes_per_s);
         self.on = if self.on { delta * MARGIN >= whole } else { delta > whole * MARGIN };
+    }
+}
+
+/// Decides whether a chunk is also tried against a wide base, by what that saved so far. Pure.
+///
+/// A second of one core spent on it is well spent if it saves more bytes than the link sends in that time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WideSwitch {
+    saved_per_s: f64,
+}
+
+/// Seconds of one core after which what wide bases saved is forgotten to 2/3.
+const WIDE_MEMORY_S: f64 = 0.25;
+
+impl Default for WideSwitch {
+    /// As if they saved 10 MB a second of one core, until told better (docs/deltas.md).
+    fn default() -> Self {
+        Self { saved_per_s: 10e6 }
+    }
+}
+
+impl WideSwitch {
+    /// Whether to try, at a link of so many bytes a second. While not, one chunk in [`DeltaSwitch::PROBE_ONE_IN`] should be.
+    #[must_use]
+    pub fn pays(&self, link_bytes_per_s: u64) -> bool {
+        self.saved_per_s >= link_bytes_per_s as f64
+    }
+
+    /// A try saved so many bytes, perhaps none, and took so many seconds of one core.
+    pub fn tried(&mut self, saved_bytes: u64, core_seconds: f64) {
+        if core_seconds.is_finite() && core_seconds > 0.0 {
+            let weight = 1.0 - (-core_seconds / WIDE_MEMORY_S).exp();
+            self.saved_per_s += weight * (saved_bytes as f64 / core_seconds - self.saved_per_s);
+        }
     }
 }
 
@@ -169,6 +203,24 @@ mod tests {
         assert!(!switch.pays());
         switch.link(700 * MBIT);
         assert!(!switch.pays(), "0.49 against 0.5 is not worth a switch");
+    }
+
+    #[test]
+    fn wide_bases_are_tried_while_they_save_more_than_the_link_sends() {
+        let mut switch = WideSwitch::default();
+        assert!(switch.pays(10 * MBIT) && !switch.pays(1_000 * MBIT));
+        for _ in 0..500 {
+            switch.tried(100, 2e-3);
+        }
+        assert!(!switch.pays(10 * MBIT), "50 kB a second: {switch:?}");
+        for _ in 0..500 {
+            switch.tried(60_000, 1e-3);
+        }
+        assert!(switch.pays(400 * MBIT), "60 MB a second: {switch:?}");
+        let before = switch;
+        switch.tried(1_000, 0.0);
+        switch.tried(1_000, f64::NAN);
+        assert_eq!(switch, before);
     }
 
     #[test]

@@ -242,7 +242,7 @@ proptest! {
             let wrong = decode(delta.codec, &delta.body, &old[..len / 2], new.len() as u32);
             prop_assert!(wrong.is_err() || wrong.unwrap().len() == new.len());
         }
-        if let Some(trial) = planes::trial(&new, &base) {
+        if let Some(trial) = planes::Sample::new(&new, &base).and_then(|sample| sample.trial(new.len())) {
             let body = planes::encode(&new, &base, &trial).unwrap();
             prop_assert_eq!(&planes::decode(&body, &old, new.len()).unwrap(), &new);
         }
@@ -307,13 +307,15 @@ proptest! {
         prop_assert_eq!(found.iter().map(|(place, _)| *place).collect::<Vec<_>>(), wanted.map(|(place, _)| place).collect::<Vec<_>>());
         for (place, ranges) in found {
             prop_assert!(ranges.len() <= RANGES_MAX);
-            for range in ranges {
+            for (number, range) in ranges.iter().enumerate() {
                 let base = &old[range.pieces.clone()];
                 prop_assert!(!base.is_empty() && base.len() <= RANGE_PIECES_MAX);
                 prop_assert!(base.iter().all(|it| it.id.is_some()));
                 prop_assert!(base.windows(2).all(|two| two[0].end() == two[1].offset));
                 let len: u64 = base.iter().map(|it| it.len).sum();
-                prop_assert!(range.align < len as i64 && range.align + new[place].len as i64 > 0, "they overlap");
+                // The last may be a wide one that lies elsewhere.
+                let overlaps = range.align < len as i64 && range.align + new[place].len as i64 > 0;
+                prop_assert!(overlaps || number + 1 == ranges.len(), "they overlap");
             }
         }
     }
@@ -335,19 +337,57 @@ fn placed(pieces: &[(usize, u64)]) -> Vec<Piece> {
 #[test]
 fn an_overwritten_chunk_lies_where_it_was() {
     let old = placed(&[(0, 100), (1, 200), (2, 300), (3, 50)]);
-    let new = placed(&[(0, 100), (101, 200), (102, 300), (3, 50)]);
     let range = |pieces, align| BaseRange { pieces, align };
-    assert_eq!(align(&old, &new), [(1, vec![range(1..2, 0)]), (2, vec![range(2..3, 0)])]);
+    let new = placed(&[(0, 100), (101, 200), (2, 300), (3, 50)]);
+    assert_eq!(align(&old, &new), [(1, vec![range(1..2, 0)])], "of one alone no wide range is named");
+    let new = placed(&[(0, 100), (101, 200), (102, 300), (3, 50)]);
+    let wide = |align| range(0..4, align);
+    assert_eq!(align(&old, &new), [(1, vec![range(1..2, 0), wide(100)]), (2, vec![range(2..3, 0), wide(300)])]);
     // Cut elsewhere: 150 bytes where 200 were.
     let new = placed(&[(0, 100), (101, 150), (102, 350), (3, 50)]);
-    assert_eq!(align(&old, &new), [(1, vec![range(1..2, 0)]), (2, vec![range(1..3, 150)])]);
-    // All is new, and 10 bytes are inserted: from the front, or from the back.
+    assert_eq!(align(&old, &new), [(1, vec![range(1..2, 0), wide(100)]), (2, vec![range(1..3, 150), wide(250)])]);
+    // All is new, and 10 bytes are inserted: from the front, or from the back; what is near is one base.
     let new = placed(&[(100, 110), (101, 200), (102, 300), (103, 50)]);
     let found = align(&old, &new);
-    assert_eq!(found[2], (2, vec![range(2..4, 10), range(2..3, 0)]));
-    assert_eq!(found[0], (0, vec![range(0..2, 0), range(0..1, -10)]));
+    assert_eq!(found[2], (2, vec![range(2..4, 10), range(2..4, 0), wide(300)]));
+    assert_eq!(found[0], (0, vec![range(0..2, 0), range(0..2, -10), wide(-10)]));
     assert_eq!(align(&[], &new).iter().map(|(_, ranges)| ranges.len()).sum::<usize>(), 0);
     assert_eq!(align(&old, &[]), []);
+}
+
+#[test]
+fn two_places_that_are_near_are_one_base_and_far_ones_are_two() {
+    const KB: usize = 1_000;
+    let old = placed(&(0..12).map(|id| (id, 100 * KB as u64)).collect::<Vec<_>>());
+    let by = |inserted: usize| {
+        let new = placed(&[(0, 100_000), (101, (200 * KB + inserted) as u64), (3, 100_000)]);
+        align(&old[..4], &new)
+    };
+    let range = |pieces, align| BaseRange { pieces, align };
+    assert_eq!(by(50_000), [(1, vec![range(1..3, 0), range(1..3, -50_000)])]);
+    // 600 kB of nine chunks became 100 kB: its places are half a megabyte apart.
+    let mut new = vec![(0, 100_000), (101, 100_000)];
+    new.extend((8..12).map(|id| (id, 100_000)));
+    let found = align(&old, &placed(&new));
+    assert_eq!(found, [(1, vec![range(1..2, 0), range(7..8, 0), range(0..12, 700_000)])]);
+    // Put in: nothing lies beneath, but what is around may hold it.
+    let found = align(&old[..4], &placed(&[(0, 100_000), (1, 100_000), (101, 100_000), (2, 100_000), (3, 100_000)]));
+    assert_eq!(found, [(2, vec![range(0..4, 100_000)])]);
+}
+
+#[test]
+fn a_wide_range_is_bounded() {
+    let old = placed(&(0..400).map(|id| (if id % 13 == 12 { 5_000 } else { id }, 60_000)).collect::<Vec<_>>());
+    let new: Vec<(usize, u64)> =
+        (0..400).map(|id| if (150..160).contains(&id) { (13 * id, 60_000) } else { (id, 60_000) }).collect();
+    let found = align(&old, &placed(&new));
+    let wide: Vec<&BaseRange> =
+        found.iter().filter_map(|(_, ranges)| ranges.last().filter(|range| range.pieces.len() > 1)).collect();
+    assert!(!wide.is_empty());
+    for range in wide {
+        let len: u64 = old[range.pieces.clone()].iter().map(|piece| piece.len).sum();
+        assert!(len <= 2 << 20 && len > (2 << 20) - 2 * 60_000, "{len} bytes");
+    }
 }
 
 #[test]
@@ -360,7 +400,8 @@ fn parts_of_versions_take_the_shifts_from_around_them() {
     let new = moved(&[(100, 250), (101, 150)], 1107);
     let found = align_between(&old, &new, (-7, -7));
     let range = |pieces, align| BaseRange { pieces, align };
-    assert_eq!(found, [(0, vec![range(1..3, 0)]), (1, vec![range(2..3, 50)])]);
+    let wide = |align| range(0..4, align);
+    assert_eq!(found, [(0, vec![range(1..3, 0), wide(100)]), (1, vec![range(2..3, 50), wide(350)])]);
 }
 
 #[test]

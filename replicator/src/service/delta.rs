@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use causeway_base::ChunkId;
-use causeway_dedup::delta::{self, Base, DeltaSwitch, Step};
+use causeway_dedup::delta::{self, Base, Delta, DeltaSwitch, Step, WideSwitch};
 use causeway_dedup::{EncodedChunk, Realm};
 
 use crate::bases::BaseReader;
@@ -44,6 +44,8 @@ impl LinkMeter {
 pub(super) struct Deltas {
     reader: BaseReader,
     switch: DeltaSwitch,
+    /// Of the bases after the first.
+    wide: WideSwitch,
     meter: Arc<LinkMeter>,
     /// Chunks for which there was a base.
     offered: u32,
@@ -52,7 +54,7 @@ pub(super) struct Deltas {
 impl Deltas {
     pub(super) fn new(local: Arc<dyn LocalChunks>, realm: Realm, meter: Arc<LinkMeter>) -> Self {
         let switch = DeltaSwitch::new(1, RATE_UNKNOWN);
-        Self { reader: BaseReader::new(local, realm), switch, meter, offered: 0 }
+        Self { reader: BaseReader::new(local, realm), switch, wide: WideSwitch::default(), meter, offered: 0 }
     }
 
     /// The chunk as a delta; `None` if it is better sent whole, at about `rival` bytes. Blocks.
@@ -67,40 +69,56 @@ impl Deltas {
         let mut hints = bases.of(index).peekable();
         hints.peek()?;
         self.offered = self.offered.wrapping_add(1);
-        if let Some(rate) = self.meter.rate() {
+        let rate = self.meter.rate();
+        if let Some(rate) = rate {
             self.switch.link(rate);
         }
-        if !self.switch.pays() && !self.offered.is_multiple_of(DeltaSwitch::PROBE_ONE_IN) {
+        let probe = self.offered.is_multiple_of(DeltaSwitch::PROBE_ONE_IN);
+        if !self.switch.pays() && !probe {
             return None;
         }
+        let wide = self.wide.pays(rate.unwrap_or(RATE_UNKNOWN)) || probe;
         let started = Instant::now();
         let plain = chunk.decode(realm).ok()?;
-        // Two hints of the same chunks share their bytes, so that only what depends on the place is tried twice.
-        let mut read: Vec<(&[ChunkId], Vec<u8>)> = Vec::new();
-        let mut aligned: Vec<(u8, usize, i32)> = Vec::new();
-        for (number, (ids, align)) in (0_u8..).zip(hints) {
-            let known = read.iter().position(|(other, _)| *other == ids);
-            let at = match known {
-                Some(at) => at,
-                None => match self.reader.join(ids) {
-                    Some(joined) => {
-                        read.push((ids, joined));
-                        read.len() - 1
-                    }
-                    None => continue,
-                },
+        // Hints of the same chunks share their bytes, so that only what depends on the place is tried twice. The others are
+        // read only if those before them are not good enough.
+        let mut left: Vec<(u8, &[ChunkId], i32)> =
+            (0_u8..).zip(hints).map(|(number, (ids, align))| (number, ids, align)).collect();
+        let hint_count = left.len();
+        let mut best: Option<(u8, Delta)> = None;
+        let mut smallest = rival.saturating_sub(HEAD_BYTES);
+        while let Some((_, ids, _)) = left.first().copied() {
+            let first = left.len() == hint_count;
+            if !first && !wide {
+                break;
+            }
+            let try_started = Instant::now();
+            let before = smallest;
+            let same: Vec<(u8, &[ChunkId], i32)>;
+            (same, left) = left.into_iter().partition(|(_, other, _)| *other == ids);
+            let Some(joined) = self.reader.join(ids) else { continue };
+            let base = |(_, _, align): &(u8, &[ChunkId], i32)| Base {
+                plain: &joined,
+                align: Some(i64::from(*align)),
+                depth: 0,
             };
-            aligned.push((number, at, align));
+            let tried: Vec<Base<'_>> = same.iter().map(base).collect();
+            if let Some(delta) = delta::encode(&plain, &tried, smallest, delta::LEVEL_DEFAULT)
+                && let Some((number, ..)) = same.get(delta.base)
+            {
+                smallest = delta.body.len();
+                best = Some((*number, delta));
+            }
+            if !first {
+                self.wide.tried((before - smallest) as u64, try_started.elapsed().as_secs_f64());
+            }
+            if best.as_ref().is_some_and(|(_, delta)| delta.suffices(plain.len(), rival)) {
+                break;
+            }
         }
-        let tried: Vec<Base<'_>> = aligned
-            .iter()
-            .map(|(_, at, align)| Base { plain: &read[*at].1, align: Some(i64::from(*align)), depth: 0 })
-            .collect();
-        let delta = delta::encode(&plain, &tried, rival.saturating_sub(HEAD_BYTES), delta::LEVEL_DEFAULT);
-        let wire_bytes = delta.as_ref().map_or(rival, |delta| delta.body.len() + HEAD_BYTES);
+        let wire_bytes = best.as_ref().map_or(rival, |(_, delta)| delta.body.len() + HEAD_BYTES);
         self.switch.delta(step(plain.len(), wire_bytes, started));
-        let delta = delta?;
-        let (base, ..) = *aligned.get(delta.base)?;
+        let (base, delta) = best?;
         Some(Frame::Chunk { index, codec: delta.codec, base, raw_len: chunk.raw_len, payload: delta.body })
     }
 

@@ -12,7 +12,7 @@ pub const HINTS_MAX: usize = 64 << 10;
 /// Bytes of an encoded hint.
 const HINT_BYTES: usize = 13;
 /// How far back a run of ids is looked for before it is written again.
-const LOOK_BACK: usize = 4 * RANGE_PIECES_MAX;
+const LOOK_BACK: usize = 2 * RANGE_PIECES_MAX;
 
 /// A base for one wanted chunk: a run of the held chunks, joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,16 +174,17 @@ mod tests {
         let mut bases = Bases::default();
         assert!(bases.push(0, &[id(1), id(2)], 0));
         assert!(bases.push(0, &[id(1), id(2)], -5));
-        assert!(!bases.push(0, &[id(7)], 0), "a third");
+        assert!(bases.push(0, &[id(2)], 1), "a third");
+        assert!(!bases.push(0, &[id(7)], 0), "a fourth");
         assert!(bases.push(3, &[id(2), id(3)], 7));
         assert!(!bases.push(2, &[id(1)], 0), "places fall");
         assert!(!bases.push(4, &[], 0));
         assert!(!bases.push(4, &[id(9); RANGE_PIECES_MAX + 1], 0));
         assert_eq!(bases.held(), [id(1), id(2), id(3)]);
         assert_eq!(bases.of(3).collect::<Vec<_>>(), [(&[id(2), id(3)][..], 7)]);
-        assert_eq!(bases.of(0).map(|(_, align)| align).collect::<Vec<_>>(), [0, -5]);
+        assert_eq!(bases.of(0).map(|(_, align)| align).collect::<Vec<_>>(), [0, -5, 1]);
         assert_eq!(bases.of(1).count(), 0);
-        assert_eq!(bases.without(&[id(3)]).hints, bases.hints[..2]);
+        assert_eq!(bases.without(&[id(3)]).hints, bases.hints[..3]);
         assert!(bases.without(&[id(2)]).is_empty());
         let mut bytes = Vec::new();
         bases.write(&mut bytes);

@@ -96,6 +96,25 @@ async fn a_drifted_tensor_comes_as_planes_and_a_grown_file_finds_its_old_part() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_archive_whose_members_moved_finds_them_all_over_the_old_one() {
+    let Pair { volume, zurich, westeurope, homes: _homes, .. } = pair().await;
+    // Members far smaller than a chunk, in another order: hardly a chunk is the same, and a chunk's parts lie all over.
+    let members: Vec<Vec<u8>> = (0..60).map(|seed| noise(100 + seed, 20_000)).collect();
+    let archive = |step: usize| (0..60).flat_map(|n| members[n * step % 60].clone()).collect::<Vec<u8>>();
+    let seq = volume.mutate(vec![put("archive", zurich.write(&archive(1)))]);
+    westeurope.in_sync(seq).await;
+    let first = replicated(&westeurope);
+    let seq = volume.mutate(vec![put("archive", zurich.write(&archive(7)))]);
+    westeurope.in_sync(seq).await;
+    let after = replicated(&westeurope);
+    let (wire, plain) = (after.wire() - first.wire(), after.plain_received - first.plain_received);
+    println!("an archive of 1.2 MB in another order: {wire} bytes on the wire for {plain} plain ones");
+    assert!(plain > 1_000_000, "{plain} plain bytes are new");
+    assert!(wire < 20 << 10, "{wire} bytes");
+    assert_eq!(westeurope.chunk_ids(), zurich.chunk_ids());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_base_that_is_damaged_here_is_done_without() {
     let Pair { volume, zurich, westeurope, homes, .. } = pair().await;
     let mut file = noise(5, 1 << 20);
