@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,8 +30,9 @@ use crate::consensus::state_machine::StateMachine;
 use crate::consensus::types::Raft;
 use crate::consensus::wire::kind;
 use crate::error::{HandleError, StartError};
-use crate::fence::{Fence, Fences, Founding};
+use crate::fence::Fences;
 use crate::group::Group;
+use crate::lines::HEARD_MAX;
 use crate::link::{PeerLink, PeerRequest};
 use crate::read_index::ReadIndex;
 use crate::rest::{Neighbours, Rest};
@@ -39,9 +40,6 @@ use crate::status::Timing;
 use crate::store::{StateStore, chain};
 use crate::upkeep;
 use crate::wal::{Recovery, Wal, WalOptions, WalState, WalStats};
-
-/// Words of greater lines that wait to be written down; what does not fit is heard again.
-const HEARD_MAX: usize = 64;
 
 /// What is kept beyond what is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +139,7 @@ pub struct Groups {
     pub(crate) starting: tokio::sync::Mutex<()>,
     pub(crate) fences: Arc<Fences>,
     /// Counts the times that a greater line was heard of.
-    fence_changes: watch::Sender<u64>,
+    pub(crate) fence_changes: watch::Sender<u64>,
     heard: mpsc::Sender<Heard>,
     recovery: Recovery,
     pub(crate) neighbours: Neighbours,
@@ -369,134 +367,6 @@ impl Groups {
         group.receiver.handle_stream(from, request.kind, request.payload, incoming).await
     }
 
-    /// The running group of exactly this line.
-    async fn of_line(&self, from: NodeId, id: VolumeId, lineage: Lineage) -> Result<Arc<Group>, HandleError> {
-        self.check_line(from, id, lineage).await?;
-        self.get(id).filter(|group| group.lineage == lineage).ok_or(HandleError::UnknownGroup(id))
-    }
-
-    /// Compares the line of a group that a peer's message is of with the one that this node follows. A greater one ends this
-    /// node's before this returns.
-    ///
-    /// Cancel safety: dropped, the group may be stopped.
-    ///
-    /// # Errors
-    /// [`HandleError::Fenced`]: the peer's has ended. [`HandleError::Stopped`]: the fence could not be written.
-    pub async fn check_line(&self, from: NodeId, id: VolumeId, lineage: Lineage) -> Result<(), HandleError> {
-        let followed = self.fences.lineage(id);
-        if lineage < followed {
-            return Err(HandleError::Fenced { group: id, lineage: followed });
-        }
-        // Of what this node never had there is nothing to fence.
-        if lineage > followed && (self.get(id).is_some() || self.wal.groups().contains(&followed.storage(id))) {
-            let fenced = self.fence(id, lineage, from).await;
-            fenced.map_err(|error| HandleError::Stopped(chain(&error)))?;
-        }
-        Ok(())
-    }
-
-    /// Ends every lesser line of a group on this node, for ever: nothing of it is acknowledged from now on, the mark is durable
-    /// on return, and the group does not run. `by` is the node that says so.
-    ///
-    /// Cancel safety: dropped, the group acknowledges nothing more until the node is started again; call it again.
-    ///
-    /// # Errors
-    /// [`StartError::Fence`]: the mark may not be durable.
-    pub async fn fence(&self, id: VolumeId, lineage: Lineage, by: NodeId) -> Result<(), StartError> {
-        self.acknowledge_no_more(id, lineage);
-        let _one = self.starting.lock().await;
-        self.leave(id, lineage, by, None).await
-    }
-
-    /// As [`Groups::fence`], by a line that this node founds; what it begins with is remembered with the mark.
-    ///
-    /// Cancel safety: as [`Groups::fence`].
-    ///
-    /// # Errors
-    /// As [`Groups::fence`]; [`StartError::Fenced`] if this node follows that line, or a greater one, already.
-    pub async fn fence_founding(&self, id: VolumeId, lineage: Lineage, founding: Founding) -> Result<(), StartError> {
-        let _one = self.starting.lock().await;
-        let followed = self.fences.lineage(id);
-        if lineage <= followed {
-            return Err(StartError::Fenced { group: id, asked: lineage, followed });
-        }
-        self.leave(id, lineage, self.config.node, Some(founding)).await
-    }
-
-    fn acknowledge_no_more(&self, id: VolumeId, lineage: Lineage) {
-        if let Some(group) = self.get(id).filter(|group| group.lineage < lineage) {
-            group.fenced.store(true, Ordering::SeqCst);
-        }
-    }
-
-    /// Under the lock of starts.
-    async fn leave(
-        &self,
-        id: VolumeId,
-        lineage: Lineage,
-        by: NodeId,
-        founding: Option<Founding>,
-    ) -> Result<(), StartError> {
-        self.acknowledge_no_more(id, lineage);
-        let (fences, changes, now) = (Arc::clone(&self.fences), self.fence_changes.clone(), self.config.clock.now());
-        // Told from there, so that a caller that goes away meanwhile leaves nothing that nobody finishes.
-        let raise = move || {
-            let raised = fences.raise(id, lineage, by, now, founding)?;
-            if raised {
-                tracing::warn!(group = %id, %lineage, %by, "the group was promoted: what this node had of it is fenced");
-                changes.send_modify(|count| *count += 1);
-            }
-            Ok::<_, StartError>(())
-        };
-        self.blocking.run(raise).await?;
-        let running = {
-            let mut groups = self.lock();
-            let ended = groups.get(&id).is_some_and(|group| group.lineage < lineage);
-            if ended { groups.remove(&id) } else { None }
-        };
-        if let Some(group) = running
-            && let Err(error) = group.raft.shutdown().await
-        {
-            tracing::warn!(group = %id, %error, "a fenced group did not stop in order");
-        }
-        Ok(())
-    }
-
-    /// Writes down what the senders of messages hear.
-    async fn listen(groups: std::sync::Weak<Self>, mut heard: mpsc::Receiver<Heard>, stop: CancellationToken) {
-        loop {
-            let Heard { group, lineage, from } = tokio::select! {
-                heard = heard.recv() => match heard {
-                    Some(heard) => heard,
-                    None => return,
-                },
-                () = stop.cancelled() => return,
-            };
-            let Some(groups) = groups.upgrade() else { return };
-            if let Err(error) = groups.fence(group, lineage, from).await {
-                tracing::error!(%group, error = chain(&error), "a fence was not written");
-            }
-        }
-    }
-
-    /// What this node remembers of a group's lines; `None` if it was never promoted, as far as it heard.
-    #[must_use]
-    pub fn fence_of(&self, id: VolumeId) -> Option<Fence> {
-        self.fences.get(id)
-    }
-
-    /// The line of a group that this node follows.
-    #[must_use]
-    pub fn lineage(&self, id: VolumeId) -> Lineage {
-        self.fences.lineage(id)
-    }
-
-    /// Tells that a greater line of some group was heard of.
-    #[must_use]
-    pub fn watch_fences(&self) -> watch::Receiver<u64> {
-        self.fence_changes.subscribe()
-    }
-
     /// What was found when the log was opened.
     #[must_use]
     pub fn recovery(&self) -> &Recovery {
@@ -585,7 +455,7 @@ impl Groups {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Arc<Group>>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Arc<Group>>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,6 +15,7 @@ mod fence;
 mod group;
 mod groups;
 mod left;
+mod lines;
 pub mod link;
 mod membership;
 pub mod memory_link;
