@@ -286,7 +286,12 @@ impl Run<'_> {
     /// What lay where the chunks of a batch lie.
     fn before(&self, ids: &[ChunkId]) -> HashMap<ChunkId, Vec<LikelyBase>> {
         let likely = |base: &NeedBase| LikelyBase { chunks: base.chunks.clone(), align: i64::from(base.align) };
-        let known = |id: &ChunkId| Some((*id, self.bases.get(id)?.iter().map(likely).collect()));
+        let known = |id: &ChunkId| {
+            let bases = self.bases.get(id)?;
+            // A base at rest is a few chunks at the very place: the store has no use for a wide range, only the work.
+            let near = 2 * bases.first()?.chunks.len() + 4;
+            Some((*id, bases.iter().filter(|base| base.chunks.len() <= near).map(likely).collect()))
+        };
         ids.iter().filter_map(known).collect()
     }
 
