@@ -1,4 +1,5 @@
-//! What every part of Causeway stands on: ids, units, time, retry classes and the checksummed envelope.
+//! What every part of Causeway stands on: ids, units, time, retry classes, the checksummed envelope,
+//! and the reports of a store's upkeep.
 //!
 //! No I/O and no dependency on another crate of the workspace. A type lives here only once a second crate needs it.
 
@@ -9,6 +10,7 @@ pub mod id;
 pub mod name;
 pub mod retry;
 pub mod units;
+pub mod upkeep;
 
 pub use chunk_id::ChunkId;
 pub use clock::{Clock, SystemClock, Timestamp};
@@ -16,3 +18,4 @@ pub use id::{ClientId, ClusterId, Epoch, Ino, NodeId, Seq, StoreId, VolumeId};
 pub use name::{NameError, SiteName};
 pub use retry::RetryClass;
 pub use units::ByteSize;
+pub use upkeep::{BadChunk, GcReport, ScrubReport};

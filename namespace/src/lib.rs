@@ -38,4 +38,4 @@ pub use status::{
     ArchiveStatus, ClusterStatus, GroupReport, NodeReport, NodeStatus, StatusSource, StoreStatus, SyncTarget,
     SyncWaited, Watermark, WireBytes,
 };
-pub use upkeep::{BadChunk, GcAsk, GcReport, Run, ScrubAsk, ScrubReport, StoreKeeper, UpkeepStatus};
+pub use upkeep::{GcAsk, Run, ScrubAsk, StoreKeeper, UpkeepStatus};

@@ -1,7 +1,7 @@
 //! `causeway store …`: the upkeep of a node's chunk store.
 
-use causeway_base::{ByteSize, NodeId};
-use causeway_namespace::{GcReport, Run, ScrubReport};
+use causeway_base::{ByteSize, GcReport, NodeId, ScrubReport};
+use causeway_namespace::Run;
 use serde::Serialize;
 
 use super::args::{Global, StoreCommand};
@@ -21,7 +21,7 @@ pub(super) async fn run(global: &Global, command: StoreCommand) -> anyhow::Resul
         StoreCommand::Scrub { node, now } => {
             let run = session.vfs.names().store_scrub(node.map(NodeId), now).await?;
             let (node, report) = done(run, "the scrub did not end")?;
-            let bad = report.bad > report.healed;
+            let bad = report.unhealed() > 0;
             let whole = report.unchecked.is_empty();
             output::print(global.output, &Shown { node, report }, show_scrub)?;
             Ok(match (bad, whole) {

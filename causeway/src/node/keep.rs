@@ -4,10 +4,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use causeway_base::{NodeId, SiteName, VolumeId};
-use causeway_namespace::{
-    BadChunk, Consistency, GcAsk, GcReport, Namespace, Run, ScrubAsk, ScrubReport, StoreKeeper, UpkeepStatus,
-};
+use causeway_base::{GcReport, NodeId, ScrubReport, SiteName, VolumeId};
+use causeway_namespace::{Consistency, GcAsk, Namespace, Run, ScrubAsk, StoreKeeper, UpkeepStatus};
 use causeway_replicator::VolumeView;
 use causeway_replicator::keeper::{self, Keeper, KeeperOptions, Outcome, RootVolume, Roots, RootsError};
 
@@ -93,60 +91,14 @@ fn ticket(ticket: u64) -> Option<u64> {
     (ticket != 0).then_some(ticket)
 }
 
-fn run<T, U>((ticket, outcome): (u64, Outcome<T>), report: impl FnOnce(T) -> U) -> Run<U> {
+fn run<T>((ticket, outcome): (u64, Outcome<T>)) -> Run<T> {
     let outcome = match outcome {
         Outcome::Running => None,
-        Outcome::Done(done) => Some(Ok(report(done))),
+        Outcome::Done(done) => Some(Ok(done)),
         Outcome::Failed(why) => Some(Err(why)),
         Outcome::Unknown => Some(Err("the node does not know this run any more; it was started again, say".to_owned())),
     };
     Run { node: NodeId(0), ticket, outcome }
-}
-
-fn gc_report(report: keeper::GcReport) -> GcReport {
-    GcReport {
-        dry_run: report.dry_run,
-        epoch: report.epoch,
-        chunks: report.chunks,
-        bytes: report.bytes,
-        reached: report.reached,
-        condemned: report.condemned,
-        condemned_bytes: report.condemned_bytes,
-        waiting: report.waiting,
-        leased: report.leased,
-        removed: report.removed,
-        removed_bytes: report.removed_bytes,
-        revived: report.revived,
-        packs: report.packs,
-        freed_bytes: report.freed_bytes,
-        moved_bytes: report.moved_bytes,
-        packs_full: report.packs_full,
-        packs_damaged: report.packs_damaged,
-        marked_in: report.marked_in,
-        took: report.took,
-    }
-}
-
-fn scrub_report(report: keeper::ScrubReport) -> ScrubReport {
-    let named = |bad: keeper::BadChunk| BadChunk {
-        id: bad.id.to_string(),
-        corrupt: bad.corrupt,
-        files: bad.files,
-        unhealed: bad.unhealed,
-    };
-    ScrubReport {
-        packs: report.packs,
-        bytes: report.bytes,
-        chunks: report.chunks,
-        bad_packs: report.bad_packs,
-        rewritten: report.rewritten,
-        bad: report.bad,
-        healed: report.healed,
-        unused: report.unused,
-        named: report.named.into_iter().map(named).collect(),
-        unchecked: report.unchecked,
-        took: report.took,
-    }
 }
 
 #[async_trait]
@@ -154,16 +106,16 @@ impl StoreKeeper for NodeKeeper {
     async fn gc(&self, ask: GcAsk, wait: Duration) -> Run<GcReport> {
         // Whoever asks waits for it: as fast as the disk gives.
         let how = keeper::GcAsk { dry_run: ask.dry_run, grace: ask.grace, full_speed: true };
-        run(self.0.gc(ticket(ask.ticket), how, wait).await, gc_report)
+        run(self.0.gc(ticket(ask.ticket), how, wait).await)
     }
 
     async fn scrub(&self, ask: ScrubAsk, wait: Duration) -> Run<ScrubReport> {
-        run(self.0.scrub(ticket(ask.ticket), ask.now, wait).await, scrub_report)
+        run(self.0.scrub(ticket(ask.ticket), ask.now, wait).await)
     }
 
     fn status(&self) -> UpkeepStatus {
         let status = self.0.status();
-        let (gc_last_at, gc_last) = status.gc_last.map(|(at, report)| (at, gc_report(report))).unzip();
+        let (gc_last_at, gc_last) = status.gc_last.unzip();
         UpkeepStatus {
             gc_running: status.gc_running,
             gc_last,

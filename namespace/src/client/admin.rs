@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use causeway_base::{NodeId, Seq, SiteName, VolumeId};
+use causeway_base::{GcReport, NodeId, ScrubReport, Seq, SiteName, VolumeId};
 use causeway_namespace_core::audit::AuditRecord;
 use causeway_namespace_core::encode;
 use causeway_namespace_core::lineage::Lineage;
@@ -16,7 +16,7 @@ use crate::entry::VolumeReport;
 use crate::node::{AsideLine, AsideSeq, Promoted};
 use crate::read::{Consistency, Freshness, Read};
 use crate::status::{ClusterStatus, NodeStatus, SyncTarget, SyncWaited};
-use crate::upkeep::{GcReport, Run, ScrubReport};
+use crate::upkeep::Run;
 use crate::wire::{self, Wire, WireError};
 
 /// Longest attempt of a promotion: a node works no longer on one call.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_base::{NodeId, VolumeId};
+use causeway_base::{GcReport, NodeId, ScrubReport, VolumeId};
 use causeway_namespace_core::root::VolumeRecord;
 use causeway_proto::v1;
 
@@ -11,7 +11,7 @@ use super::Namespace;
 use crate::error::Error;
 use crate::read::Consistency;
 use crate::rpc;
-use crate::upkeep::{GcAsk, GcReport, Run, ScrubAsk, ScrubReport, StoreKeeper};
+use crate::upkeep::{GcAsk, Run, ScrubAsk, StoreKeeper};
 use crate::wire::Wire;
 use causeway_namespace_raft::StateView;
 

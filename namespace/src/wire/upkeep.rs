@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use causeway_base::{NodeId, Timestamp};
+use causeway_base::{BadChunk, GcReport, NodeId, ScrubReport, Timestamp};
 use causeway_proto::v1;
 
 use super::{Wire, WireError, all, all_into, millis};
-use crate::upkeep::{BadChunk, GcReport, Run, ScrubReport, UpkeepStatus};
+use crate::upkeep::{Run, UpkeepStatus};
 
 fn text_or_none(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
@@ -45,11 +45,12 @@ impl Wire for BadChunk {
 
     fn into_wire(self) -> v1::BadChunk {
         let Self { id, corrupt, files, unhealed } = self;
-        v1::BadChunk { id, corrupt, files, unhealed: unhealed.unwrap_or_default() }
+        v1::BadChunk { id: id.to_string(), corrupt, files, unhealed: unhealed.unwrap_or_default() }
     }
 
     fn from_wire(message: v1::BadChunk) -> Result<Self, WireError> {
         let v1::BadChunk { id, corrupt, files, unhealed } = message;
+        let id = id.parse().map_err(|error| WireError::bad("bad_chunk.id", error))?;
         Ok(Self { id, corrupt, files, unhealed: text_or_none(unhealed) })
     }
 }
@@ -184,6 +185,8 @@ impl Wire for Run<ScrubReport> {
 
 #[cfg(test)]
 mod tests {
+    use causeway_base::ChunkId;
+
     use super::*;
 
     fn survives<T: Wire + Clone + PartialEq + std::fmt::Debug>(value: &T) {
@@ -199,11 +202,15 @@ mod tests {
             took: Duration::from_millis(7),
             ..GcReport::default()
         };
-        let bad =
-            BadChunk { id: "ab".into(), corrupt: true, files: vec!["data:a/b".into()], unhealed: Some("gone".into()) };
+        let bad = BadChunk {
+            id: ChunkId([7; 32]),
+            corrupt: true,
+            files: vec!["data:a/b".into()],
+            unhealed: Some("gone".into()),
+        };
         let scrub = ScrubReport {
             bad: 2,
-            named: vec![bad, BadChunk::default()],
+            named: vec![bad.clone(), BadChunk { unhealed: None, ..bad }],
             unchecked: vec!["x".into()],
             ..ScrubReport::default()
         };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use causeway_base::GcReport;
 use causeway_dedup::store::gc::{Mark, Repacked};
 use causeway_namespace_core::query;
 use tokio::time::Instant;
@@ -29,49 +30,6 @@ pub struct GcAsk {
     pub grace: Option<Duration>,
     /// As fast as the disk gives.
     pub full_speed: bool,
-}
-
-/// What a collection did, or would have done.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GcReport {
-    /// Whether nothing was changed.
-    pub dry_run: bool,
-    /// The epoch of its mark.
-    pub epoch: u64,
-    /// Chunks in the store.
-    pub chunks: u64,
-    /// Their bytes in packs.
-    pub bytes: u64,
-    /// Chunks that are in use, about; also of those that are not here.
-    pub reached: u64,
-    /// Chunks condemned now.
-    pub condemned: u64,
-    /// Their bytes in packs.
-    pub condemned_bytes: u64,
-    /// Chunks condemned before that must wait longer.
-    pub waiting: u64,
-    /// Of them, those that an upload or a transfer keeps.
-    pub leased: u64,
-    /// Chunks removed.
-    pub removed: u64,
-    /// Their bytes in packs.
-    pub removed_bytes: u64,
-    /// Condemned chunks that are in use again.
-    pub revived: u64,
-    /// Pack files rewritten and removed.
-    pub packs: u64,
-    /// Their bytes.
-    pub freed_bytes: u64,
-    /// Bytes written for that.
-    pub moved_bytes: u64,
-    /// Packs left alone since the disk is too full to copy what lives in them.
-    pub packs_full: u64,
-    /// Packs left alone since they are damaged.
-    pub packs_damaged: u64,
-    /// How long the mark took.
-    pub marked_in: Duration,
-    /// How long all of it took.
-    pub took: Duration,
 }
 
 impl Keeper {

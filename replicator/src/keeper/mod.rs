@@ -13,7 +13,7 @@ mod scrub;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use causeway_base::{Clock, Timestamp};
+use causeway_base::{Clock, GcReport, ScrubReport, Timestamp};
 use causeway_dedup::ChunkStore;
 use causeway_dedup::store::gc::RepackOptions;
 use causeway_dedup::store::{ScrubPosition, StoreError};
@@ -23,10 +23,9 @@ use crate::local::{LocalError, Realms};
 use crate::replicator::Replicator;
 use crate::walk::WalkError;
 
-pub use collect::{GcAsk, GcReport};
+pub use collect::GcAsk;
 pub use roots::{RootVolume, Roots, RootsError};
 pub use runs::{Outcome, Runs, Ticket};
-pub use scrub::{BadChunk, ScrubReport};
 
 /// Settings of a [`Keeper`].
 #[derive(Clone, Copy, Debug)]

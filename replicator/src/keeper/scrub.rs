@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use causeway_base::{ChunkId, Ino, Seq, Timestamp};
+use causeway_base::{BadChunk, ChunkId, Ino, ScrubReport, Seq, Timestamp};
 use causeway_dedup::store::Scrubbed;
 use causeway_replicator_core::WhyMissing;
 use tokio::time::Instant;
@@ -26,54 +26,6 @@ const NAMED_MAX: usize = 1000;
 const LOOKED_FOR_MAX: usize = 256 << 10;
 /// Between two looks at whether a pack is due.
 const DUE_MAX: Duration = Duration::from_secs(3600);
-
-/// A chunk that was bad.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadChunk {
-    /// Which.
-    pub id: ChunkId,
-    /// Whether a record was damaged; otherwise it was not there.
-    pub corrupt: bool,
-    /// Files that it belongs to, as `volume:path`; some of them, if there are many.
-    pub files: Vec<String>,
-    /// Why it is still bad, if it is.
-    pub unhealed: Option<String>,
-}
-
-/// What a scrub found and did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScrubReport {
-    /// Packs read.
-    pub packs: u64,
-    /// Bytes read.
-    pub bytes: u64,
-    /// Chunk records checked.
-    pub chunks: u64,
-    /// Packs with any bad byte.
-    pub bad_packs: u64,
-    /// Of them, packs that were rewritten.
-    pub rewritten: u64,
-    /// Chunks that files name and that were corrupt or missing.
-    pub bad: u64,
-    /// Of them, those that are right again.
-    pub healed: u64,
-    /// Corrupt chunks that no file names: nothing is lost with them.
-    pub unused: u64,
-    /// The bad ones, the first few.
-    pub named: Vec<BadChunk>,
-    /// Volumes whose presence was not checked, and why.
-    pub unchecked: Vec<String>,
-    /// How long it took.
-    pub took: Duration,
-}
-
-impl ScrubReport {
-    /// Chunks that files name and that are still bad.
-    #[must_use]
-    pub const fn unhealed(&self) -> u64 {
-        self.bad - self.healed
-    }
-}
 
 impl Keeper {
     /// Reads everything, then names and heals.

@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use causeway_base::{Seq, SystemClock, VolumeId};
+use causeway_base::{GcReport, Seq, SystemClock, VolumeId};
 use causeway_namespace_core::digest::Digest;
 use causeway_namespace_core::records::{ReadError, Record, Records};
-use causeway_replicator::keeper::{
-    GcAsk, GcReport, Keeper, KeeperOptions, KeeperParts, Outcome, RootVolume, Roots, RootsError,
-};
+use causeway_replicator::keeper::{GcAsk, Keeper, KeeperOptions, KeeperParts, Outcome, RootVolume, Roots, RootsError};
 use causeway_replicator::{VolumeSource, VolumeView};
 
 use crate::cluster::*;
