@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // also in the helpers of the tests
 
+mod heard;
+mod loop_disk;
 mod power_cut;
 mod writer;
 
@@ -18,7 +20,7 @@ fn a_killed_process_loses_no_batch_and_no_half() {
     let root = tempfile::tempdir().unwrap();
     let mut before = 0;
     for kill in 0..KILLS {
-        let mut writer = Writer::start(Engine::Fjall, root.path());
+        let writer = Writer::start(Engine::Fjall, root.path());
         writer.wait_for_batches(before + 40 + kill * 61);
         let said = writer.kill();
         let found = check(root.path());

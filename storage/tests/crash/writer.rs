@@ -1,15 +1,15 @@
 //! A process that writes numbered batches until it is killed, and what must be left of them.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::ops::Bound;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::process::{Command, Stdio};
 
 use causeway_base::ByteSize;
 use causeway_storage::kv::{Batch, FjallKv, FjallOptions, Kv, SledKv, SledOptions, Space};
+
+use super::heard::Heard;
 
 pub(crate) const SPACES: [Space; 2] = [CELLS, LOG];
 /// Each batch sets all cells to its number, and adds one entry to the log.
@@ -84,52 +84,31 @@ pub(crate) struct Said {
 }
 
 /// The process; killed when dropped.
-pub(crate) struct Writer {
-    child: Child,
-    heard: Arc<Mutex<Said>>,
-    listener: Option<JoinHandle<()>>,
-}
+pub(crate) struct Writer(Heard<Said>);
 
 impl Writer {
     pub(crate) fn start(engine: Engine, path: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["writer::process", "--exact", "--ignored", "--nocapture"])
-            .env(PATH, path)
-            .env(ENGINE, format!("{engine:?}"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let heard = Arc::new(Mutex::new(Said::default()));
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let listener = std::thread::spawn({
-            let heard = Arc::clone(&heard);
-            move || lines.map_while(Result::ok).for_each(|line| heard.lock().unwrap().hear(&line))
-        });
-        Self { child, heard, listener: Some(listener) }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["writer::process", "--exact", "--ignored", "--nocapture"]);
+        command.env(PATH, path).env(ENGINE, format!("{engine:?}")).stderr(Stdio::null());
+        Self(Heard::start(&mut command, Said::default(), Said::hear))
     }
 
     /// What it has said so far.
     pub(crate) fn said(&self) -> Said {
-        *self.heard.lock().unwrap()
+        self.0.said()
     }
 
     /// Waits until it has written this batch.
-    pub(crate) fn wait_for_batches(&mut self, number: u64) {
-        while self.said().written < number {
-            let ended = self.child.try_wait().unwrap();
-            assert_eq!(ended, None, "the writer ended by itself");
-            std::thread::yield_now();
-        }
+    pub(crate) fn wait_for_batches(&self, number: u64) {
+        self.0.wait_until(|said| said.written >= number);
     }
 
     /// Kills it, and gives all that it had said until then.
-    pub(crate) fn kill(mut self) -> Said {
-        self.child.kill().unwrap();
-        let status = self.child.wait().unwrap();
+    pub(crate) fn kill(self) -> Said {
+        let (status, said) = self.0.kill();
         assert_eq!(status.signal(), Some(9), "the writer had ended by itself: {status:?}");
-        self.listener.take().unwrap().join().unwrap();
-        self.said()
+        said
     }
 }
 
@@ -141,14 +120,6 @@ impl Said {
             Some(("persisted", Ok(number))) => self.persisted = self.persisted.max(number),
             _ => {}
         }
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        // Fails if it has ended, which is fine.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
