@@ -38,6 +38,13 @@ impl Digest {
         digest
     }
 
+    /// Of records whose hashes these are.
+    pub(crate) fn sum_of<'a>(hashes: impl IntoIterator<Item = &'a [u8; 32]>) -> Self {
+        let mut digest = Self::default();
+        hashes.into_iter().for_each(|hash| digest.sum(hash, false));
+        digest
+    }
+
     /// Takes a record in.
     pub fn add(&mut self, key: &[u8], value: &[u8]) {
         self.sum(&element(key, value), false);
@@ -77,7 +84,7 @@ impl Digest {
 }
 
 /// The hash of one record. The key's length stands before it, so that no two records share their bytes.
-fn element(key: &[u8], value: &[u8]) -> [u8; 32] {
+pub(crate) fn element(key: &[u8], value: &[u8]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(key.len() as u64).to_le_bytes());
     hasher.update(key);

@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod audit;
 pub mod command;
+pub mod descent;
 pub mod digest;
 pub mod encode;
 pub mod inode;

@@ -153,3 +153,46 @@ fn a_record_that_does_not_decode_stops_the_replica_and_is_named() {
     let command = causeway_namespace_core::command::Command { requests: vec![request] };
     assert!(causeway_namespace_core::apply::apply(&volume.records, Seq(99), &command).is_err());
 }
+
+#[test]
+fn records_are_named_for_people() {
+    let mut volume = Volume::new();
+    volume.done(vec![mkdir("a"), mkdir("a/b"), put("a/b/file", b"x")]);
+    let other = Op::Rename {
+        from: at("a/b/file"),
+        to: At { dir: Ino::ROOT, path: Bytes::from_static(b"a/\xff\n") },
+        no_replace: false,
+    };
+    let find = |volume: &Volume, path: &'static [u8]| query::resolve(&volume.records, path).unwrap().unwrap();
+    let (dir, file) = (find(&volume, b"a/b"), find(&volume, b"a/b/file"));
+    let keys = [
+        key::inode(file),
+        key::inode(dir),
+        key::dirent(dir, b"file"),
+        key::inode(Ino::ROOT),
+        key::meta(),
+        key::inode(Ino(99)),
+        key::dirent(Ino(98), b"lost"),
+        key::session(causeway_namespace_core::command::SessionId(1)),
+        key::quota(dir),
+        Bytes::new(),
+    ];
+    let names = query::names_of(&volume.records, &keys).unwrap();
+    assert_eq!(
+        names,
+        [
+            "a/b/file",
+            "a/b",
+            "a/b/file (its name)",
+            "the top directory",
+            "the counters and totals",
+            "inode 99",
+            "lost in directory 98 (its name)",
+            "session 0000000000000001",
+            "a/b (its quota)",
+            "record ",
+        ]
+    );
+    volume.done(vec![other]);
+    assert_eq!(query::names_of(&volume.records, &[key::inode(file)]).unwrap(), ["a/\\xff\\n"]);
+}
