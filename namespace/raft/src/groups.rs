@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use openraft::{Config, SnapshotPolicy};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::{mpsc, watch};
@@ -29,6 +28,7 @@ use crate::consensus::receive::Receiver;
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::types::Raft;
 use crate::consensus::wire::kind;
+use crate::election;
 use crate::error::{HandleError, StartError};
 use crate::fence::Fences;
 use crate::group::Group;
@@ -222,6 +222,9 @@ impl Groups {
         if spec.bootstrap && blank && spec.lineage.is_first() {
             let voters: BTreeMap<u64, ()> = spec.voters.keys().map(|node| (node.0, ())).collect();
             group.raft.initialize(voters).await.map_err(|error| raft_error(chain(&error)))?;
+            if spec.home == Some(self.config.node) {
+                self.tasks.spawn(election::first(Arc::clone(&group), self.config.timing.heartbeat, self.stop.clone()));
+            }
         }
         self.lock().insert(id, Arc::clone(&group));
         self.greet(group.members());
@@ -229,7 +232,7 @@ impl Groups {
     }
 
     async fn make(&self, id: VolumeId, spec: &GroupSpec) -> Result<Arc<Group>, StartError> {
-        let config = self.raft_config(id, spec)?;
+        let config = election::raft_config(&self.config, id, spec.home)?;
         let states = Arc::clone(&self.states);
         let storage = spec.lineage.storage(id);
         let store = self.blocking.run(move || states.group(storage)).await.map_err(StartError::Store)?;
@@ -283,36 +286,6 @@ impl Groups {
             fences: Arc::clone(&self.fences),
             raft,
         }))
-    }
-
-    fn raft_config(&self, id: VolumeId, spec: &GroupSpec) -> Result<Config, StartError> {
-        let Timing { heartbeat, election_min, election_max } = self.config.timing;
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        // Home stands first: its waits end before those of the others begin.
-        let middle = (election_min + election_max) / 2;
-        let (from, to) = match spec.home {
-            Some(home) if home == self.config.node => (election_min, middle),
-            Some(_) => (middle, election_max),
-            None => (election_min, election_max),
-        };
-        let config = Config {
-            cluster_name: id.to_string(),
-            heartbeat_interval: millis(heartbeat),
-            election_timeout_min: millis(from),
-            election_timeout_max: millis(to),
-            enable_pre_vote: Some(true),
-            // A restarted leader asks again: it may have missed an election.
-            enable_leader_restore: Some(false),
-            // Snapshots and purging go by bytes too: see upkeep.
-            snapshot_policy: SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: u64::MAX / 2,
-            // From the log as long as it has the entries.
-            replication_lag_threshold: u64::MAX / 2,
-            broadcast_submitted_on_append: Some(true),
-            backoff: "50ms 100ms 200ms ...1s".to_owned(),
-            ..Config::default()
-        };
-        config.validate().map_err(|error| StartError::Config(error.to_string()))
     }
 
     /// Ends a group that this node is no member of any more. Its log and state stay on the disk: should the node become a

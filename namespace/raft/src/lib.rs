@@ -10,6 +10,7 @@
 
 mod coalesce;
 mod consensus;
+mod election;
 pub mod error;
 mod fence;
 mod group;

@@ -18,8 +18,8 @@ pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// HTTP/2 window of a connection, in bytes: what a peer can make us hold.
 pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// Streams that a peer may have open on one connection.
-pub const STREAMS_MAX: u32 = 1024;
+/// Streams that a peer may have open on one connection: a Raft group keeps one to each member, and a node has thousands.
+pub const STREAMS_MAX: u32 = 16_384;
 /// A connection that is silent this long is asked for a sign of life.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// A connection that gives no sign of life for this long is closed.

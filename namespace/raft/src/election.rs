@@ -1,0 +1,62 @@
+//! Who stands for election, and when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::{Config, SnapshotPolicy};
+use tokio_util::sync::CancellationToken;
+
+use causeway_base::{NodeId, VolumeId};
+
+use crate::error::StartError;
+use crate::group::Group;
+use crate::groups::GroupsConfig;
+use crate::status::Timing;
+
+/// openraft's settings of a group.
+pub(crate) fn raft_config(groups: &GroupsConfig, id: VolumeId, home: Option<NodeId>) -> Result<Config, StartError> {
+    let Timing { heartbeat, election_min, election_max } = groups.timing;
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    // Home stands first: its waits end before those of the others begin.
+    let middle = (election_min + election_max) / 2;
+    let (from, to) = match home {
+        Some(home) if home == groups.node => (election_min, middle),
+        Some(_) => (middle, election_max),
+        None => (election_min, election_max),
+    };
+    let config = Config {
+        cluster_name: id.to_string(),
+        heartbeat_interval: millis(heartbeat),
+        election_timeout_min: millis(from),
+        election_timeout_max: millis(to),
+        enable_pre_vote: Some(true),
+        // A restarted leader asks again: it may have missed an election.
+        enable_leader_restore: Some(false),
+        // Snapshots and purging go by bytes too: see upkeep.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX / 2,
+        // From the log as long as it has the entries.
+        replication_lag_threshold: u64::MAX / 2,
+        broadcast_submitted_on_append: Some(true),
+        backoff: "50ms 100ms 200ms ...1s".to_owned(),
+        ..Config::default()
+    };
+    config.validate().map_err(|error| StartError::Config(error.to_string()))
+}
+
+/// How often the home of a new group stands for election before it waits like any other.
+const FIRST_ELECTIONS: u32 = 4;
+
+/// In a new group nobody leads, so its home need not wait to see whether somebody does: a volume takes writes as soon as its
+/// voters run it.
+pub(crate) async fn first(group: Arc<Group>, heartbeat: Duration, stop: CancellationToken) {
+    for _ in 0..FIRST_ELECTIONS {
+        if group.leader().is_some() || group.raft.trigger().elect(true).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(heartbeat) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
