@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -28,6 +28,7 @@ pub(crate) struct Cluster {
     pub(crate) home: Option<NodeId>,
     pub(crate) retention: Retention,
     pub(crate) rest_after: Option<Duration>,
+    stores: BTreeMap<NodeId, Weak<dyn Kv>>,
 }
 
 impl Cluster {
@@ -56,7 +57,16 @@ impl Cluster {
     pub(crate) fn stopped(size: u64) -> Self {
         let (dir, net) = (tempfile::tempdir().unwrap(), MemoryNet::default());
         let retention = Retention::default();
-        Self { dir, net, nodes: BTreeMap::new(), size, home: None, retention, rest_after: None }
+        Self {
+            dir,
+            net,
+            nodes: BTreeMap::new(),
+            size,
+            home: None,
+            retention,
+            rest_after: None,
+            stores: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
@@ -68,7 +78,17 @@ impl Cluster {
     }
 
     pub(crate) fn config(&self, node: NodeId) -> GroupsConfig {
-        let kv = FjallKv::open(&self.path(node).join("kv"), STATE_SPACES, &FjallOptions::default()).unwrap();
+        // Whoever let go of the last reference may still be closing it.
+        let end = std::time::Instant::now() + DEADLINE;
+        let kv = loop {
+            match FjallKv::open(&self.path(node).join("kv"), STATE_SPACES, &FjallOptions::default()) {
+                Err(error) if error.to_string().contains("has it open") => {
+                    assert!(std::time::Instant::now() < end, "{error}");
+                    std::thread::yield_now();
+                }
+                opened => break opened.unwrap(),
+            }
+        };
         self.config_on(node, Arc::new(kv))
     }
 
@@ -107,6 +127,7 @@ impl Cluster {
 
     pub(crate) async fn start_on(&mut self, config: GroupsConfig) {
         let node = config.node;
+        self.stores.insert(node, Arc::downgrade(&config.kv));
         let groups = Groups::open(config).await.unwrap();
         self.net.attach(&groups);
         groups.start(GROUP, self.spec()).await.unwrap();
@@ -118,10 +139,10 @@ impl Cluster {
         self.net.detach(node);
         let groups = self.nodes.remove(&node).unwrap();
         groups.shutdown().await;
-        let store = Arc::downgrade(&groups);
         drop(groups);
-        // The store's lock is free once the last task let go of it.
-        until("the node is gone", || store.strong_count() == 0).await;
+        // Its lock is free once the last task, and whoever still asks, let go of it.
+        let store = self.stores.remove(&node).unwrap();
+        until("the node's store is closed", || store.strong_count() == 0).await;
     }
 
     pub(crate) fn group(&self, node: NodeId) -> Arc<Group> {
