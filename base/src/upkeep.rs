@@ -59,6 +59,8 @@ pub struct ScrubReport {
     pub bytes: u64,
     /// Chunk records checked.
     pub chunks: u64,
+    /// Chunks that were compared with their names.
+    pub verified: u64,
     /// Packs with any bad byte.
     pub bad_packs: u64,
     /// Of them, packs that were rewritten.

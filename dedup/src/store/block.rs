@@ -134,6 +134,18 @@ impl BlockCache {
         self.blocks[last].1.chunk(number, id, raw_len).ok()
     }
 
+    /// Forgets the blocks of a pack, so that the next read is of the disk.
+    pub(super) fn forget_pack(&mut self, pack: u32) {
+        let bytes = &mut self.bytes;
+        self.blocks.retain(|((of, _), block)| {
+            let keep = *of != pack;
+            if !keep {
+                *bytes -= block.bytes();
+            }
+            keep
+        });
+    }
+
     #[cfg(test)]
     pub(super) const fn bytes(&self) -> usize {
         self.bytes

@@ -106,4 +106,7 @@ pub enum Damage {
     /// A good record, but another chunk's.
     #[error("the record is another chunk's")]
     OtherChunk,
+    /// A good record, but the bytes are not those that the chunk is named by.
+    #[error("its checksums hold, and yet its bytes are not those of its name")]
+    OtherBytes,
 }

@@ -29,6 +29,7 @@ mod recover;
 mod scrub;
 mod shape;
 mod sync;
+mod verify;
 mod writer;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -50,6 +51,7 @@ pub use options::{
 };
 
 pub use scrub::{ScrubPosition, Scrubbed};
+pub use verify::Verified;
 
 use files::PackFiles;
 use index::{Entry, Index, Location};

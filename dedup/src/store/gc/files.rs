@@ -3,17 +3,27 @@
 use std::io;
 use std::path::Path;
 
-use causeway_storage::disk::{Disk, Open};
+use causeway_storage::disk::{Disk, DiskFile, Open};
 
 /// Replaces a small file of the store's folder, durably.
 pub(in crate::store) fn replace(disk: &dyn Disk, dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    replace_with(disk, dir, name, |file| file.write_all_at(bytes, 0))
+}
+
+/// As [`replace`], by whatever `write` writes.
+pub(in crate::store) fn replace_with(
+    disk: &dyn Disk,
+    dir: &Path,
+    name: &str,
+    write: impl FnOnce(&dyn DiskFile) -> io::Result<()>,
+) -> io::Result<()> {
     let (path, aside) = (dir.join(name), dir.join(format!("{name}.new")));
     match disk.remove(&aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let file = disk.open(&aside, Open::CreateNew)?;
-    file.write_all_at(bytes, 0)?;
+    write(file.as_ref())?;
     file.sync_data()?;
     disk.rename(&aside, &path)?;
     disk.sync_dir(dir)

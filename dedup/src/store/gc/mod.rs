@@ -13,6 +13,7 @@ mod collect;
 pub(super) mod files;
 mod leases;
 mod marks;
+mod progress;
 mod reached;
 mod repack;
 
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 pub use collect::{Collected, Mark};
 pub use leases::Lease;
+pub use progress::{Marked, Progress};
 pub use reached::Reached;
 pub use repack::{RepackOptions, Repacked};
 

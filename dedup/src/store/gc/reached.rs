@@ -1,5 +1,7 @@
 //! Which chunks a mark has reached, in bounded memory.
 
+use std::sync::Arc;
+
 use causeway_base::ChunkId;
 
 use crate::filter::mix;
@@ -16,9 +18,10 @@ const BITS_MAX: u64 = 1 << 32;
 /// The set of chunks that a mark reached: a Bloom filter, 1.5 bytes a chunk. It may hold chunks that were not reached, never
 /// lacks one that was. (Bloom, "Space/time trade-offs in hash coding with allowable errors", 1970; two hashes as of Kirsch
 /// and Mitzenmacher, 2006.)
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reached {
-    words: Vec<u64>,
+    /// Shared while a copy is written down; see [`Reached::add`].
+    words: Arc<Vec<u64>>,
     seed: u64,
     added: u64,
 }
@@ -29,15 +32,29 @@ impl Reached {
     pub fn new(chunks: u64, seed: u64) -> Self {
         let bits = chunks.saturating_mul(BITS_PER_CHUNK).clamp(BITS_MIN, BITS_MAX);
         let words = usize::try_from(bits / 64).unwrap_or(usize::MAX);
-        Self { words: vec![0; words], seed: mix(seed), added: 0 }
+        Self { words: Arc::new(vec![0; words]), seed: mix(seed), added: 0 }
+    }
+
+    /// The words of the filter, its seed, and how many were added.
+    pub(super) fn parts(&self) -> (&[u64], u64, u64) {
+        (&self.words, self.seed, self.added)
+    }
+
+    /// A filter of such parts; `None` if no filter has so many words.
+    pub(super) fn from_parts(words: Vec<u64>, seed: u64, added: u64) -> Option<Self> {
+        let bits = (words.len() as u64).checked_mul(64)?;
+        // The size is made of a number of chunks, and rounded down to words.
+        (BITS_MIN..=BITS_MAX).contains(&bits).then_some(Self { words: Arc::new(words), seed, added })
     }
 
     /// Adds a chunk; whether it was surely not there before.
     pub fn add(&mut self, id: &ChunkId) -> bool {
         let mut new = false;
-        for (word, bit) in probes(id, self.seed, self.words.len()) {
-            new |= self.words[word] & bit == 0;
-            self.words[word] |= bit;
+        // Copied first if a clone of this is still there.
+        let words = Arc::make_mut(&mut self.words);
+        for (word, bit) in probes(id, self.seed, words.len()) {
+            new |= words[word] & bit == 0;
+            words[word] |= bit;
         }
         self.added += u64::from(new);
         new

@@ -243,7 +243,7 @@ impl ChunkStore {
     }
 
     /// The records of a pack that is not written any more: by its footer, or if that is damaged by looking at all of it.
-    fn entries_of(&self, pack: u32) -> Result<Vec<FooterEntry>, ReadError> {
+    pub(in crate::store) fn entries_of(&self, pack: u32) -> Result<Vec<FooterEntry>, ReadError> {
         let opened = self.files.get(pack)?;
         let file = opened.file.as_ref();
         let len = file.len()?;
@@ -258,7 +258,7 @@ impl ChunkStore {
     }
 
     /// Whether this record is the one that is served.
-    fn lives(&self, pack: u32, entry: &FooterEntry) -> Result<bool, StoreError> {
+    pub(in crate::store) fn lives(&self, pack: u32, entry: &FooterEntry) -> Result<bool, StoreError> {
         Ok(self.placed(&entry.id)? == Some(Location::of(pack, entry)))
     }
 

@@ -132,3 +132,47 @@ fn the_position_is_kept() {
     world.disk.flip_bit(Path::new("/packs/scrub.position"), 21, 0).unwrap();
     assert_eq!(store.scrub_position(), ScrubPosition::default(), "damaged: begins anew");
 }
+
+/// A record whose payload was changed and whose checksums were made anew is one that was put under another chunk's name.
+#[test]
+fn what_was_forged_with_its_checksums_is_found_by_its_name_and_healed() {
+    for seed in 0..4 {
+        let (_world, store, mut chunks) = world(seed);
+        // One record alone (it does not compress), and one in a block with others that are right.
+        let mut forged = Vec::new();
+        for number in [500, 501] {
+            let right = chunk(number, 3_000);
+            let wrong = chunk(number + 99, 3_000);
+            forged.push(EncodedChunk::plain(right.id, wrong.decode(&realm()).unwrap()));
+            chunks.push(right);
+        }
+        let (alone, with_others) = forged.split_at(1);
+        store.put_many(alone).unwrap();
+        let neighbours: Vec<_> = (0..6).map(|number| chunk(702 + 3 * number, 3_000)).collect();
+        store.put_many(&[with_others, &neighbours[..]].concat()).unwrap();
+        chunks.extend(neighbours);
+        store.sync().unwrap();
+        let ids: std::collections::BTreeSet<ChunkId> = forged.iter().map(|chunk| chunk.id).collect();
+        assert_eq!(scrub(&store), (vec![], vec![]), "seed {seed}: every checksum holds");
+
+        let verify = |store: &ChunkStore| {
+            let (mut corrupt, mut bad, mut compared) = (std::collections::BTreeSet::new(), Vec::new(), 0);
+            for pack in store.packs() {
+                let mut is_right = |chunk: &EncodedChunk| chunk.decode(&realm()).is_ok();
+                let found = store.verify_pack(pack, &mut is_right, &mut go()).unwrap();
+                compared += found.chunks;
+                if !found.corrupt.is_empty() {
+                    bad.push(pack);
+                }
+                corrupt.extend(found.corrupt);
+            }
+            (corrupt, bad, compared)
+        };
+        let (corrupt, bad, compared) = verify(&store);
+        assert_eq!((corrupt, compared), (ids.clone(), chunks.len() as u64), "seed {seed}");
+        assert!(ids.iter().all(|id| store.get(id).unwrap().is_none()), "they count as missing");
+        heal(&store, &chunks, &bad);
+        assert_holds(&store, &chunks);
+        assert_eq!(verify(&store).0, Default::default(), "seed {seed}: all is right again");
+    }
+}
