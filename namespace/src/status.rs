@@ -36,6 +36,11 @@ pub trait StatusSource: Send + Sync + std::fmt::Debug {
         Vec::new()
     }
 
+    /// Chunks exchanged since the node started, by whom with and what for.
+    fn transfers(&self) -> Vec<Transfer> {
+        Vec::new()
+    }
+
     /// Waits until this node's watermark of `volume` is at least `seq`; answers with the watermark when it is, or after
     /// `deadline` with what it is then. `None` if this source keeps no watermark of the volume.
     async fn wait_watermark(&self, _volume: VolumeId, _seq: Seq, _deadline: Duration) -> Option<Seq> {
@@ -113,6 +118,46 @@ pub struct WireBytes {
     pub received: u64,
 }
 
+/// Chunks exchanged since the node started, by whom with and what for: stream bytes, without what the transport adds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Transfer {
+    /// `site/zurich`, `clients` or `repository`.
+    pub place: String,
+    /// `replication`, `read`, `repair`, `archive`, `upload` or `query`.
+    pub cause: String,
+    /// Sent, with requests, lists and frame heads.
+    pub sent: u64,
+    /// Received, likewise.
+    pub received: u64,
+    /// Plain bytes of the chunks received and verified.
+    pub plain_received: u64,
+    /// Their number.
+    pub chunks_received: u64,
+    /// Differences sent.
+    pub sent_deltas: Deltas,
+    /// Differences received.
+    pub received_deltas: Deltas,
+}
+
+/// Chunks that went as differences from what the other end has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Deltas {
+    /// How many.
+    pub count: u64,
+    /// Bytes of the differences.
+    pub bytes: u64,
+    /// Plain bytes of the chunks.
+    pub plain_bytes: u64,
+}
+
+impl Deltas {
+    /// Bytes that did not cross, against the plain ones.
+    #[must_use]
+    pub const fn saved(&self) -> u64 {
+        self.plain_bytes.saturating_sub(self.bytes)
+    }
+}
+
 /// A Raft group on a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GroupReport {
@@ -166,6 +211,8 @@ pub struct NodeStatus {
     pub archives: Vec<ArchiveStatus>,
     /// Its peers' bytes.
     pub wire: Vec<WireBytes>,
+    /// Its chunks' bytes.
+    pub transfers: Vec<Transfer>,
     /// The upkeep of its chunk store, if it has one.
     pub upkeep: Option<UpkeepStatus>,
 }

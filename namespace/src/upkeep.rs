@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use causeway_base::{GcReport, NodeId, ScrubReport, Timestamp};
+use causeway_base::{GcReport, NodeId, ScrubReport, Timestamp, VolumeId};
+use causeway_namespace_core::listing::{Listed, ManifestPage};
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 /// Runs the upkeep of this node's chunk store. Attached with [`crate::Namespace::attach_keeper`].
 #[async_trait]
@@ -16,6 +18,18 @@ pub trait StoreKeeper: Send + Sync + std::fmt::Debug {
 
     /// As [`StoreKeeper::gc`], a scrub.
     async fn scrub(&self, ask: ScrubAsk, wait: Duration) -> Run<ScrubReport>;
+
+    /// Lists what a volume names, in its newest state on this node and in the versions kept beside it, for a node without a
+    /// replica; from `since` on if that is still known. A listing whose last page does not come is not whole.
+    ///
+    /// # Errors
+    /// Why there is no such list now.
+    async fn manifests(
+        &self,
+        volume: VolumeId,
+        since: Option<Listed>,
+        deadline: Duration,
+    ) -> Result<mpsc::Receiver<Result<ManifestPage, String>>, String>;
 
     /// Where it stands.
     fn status(&self) -> UpkeepStatus;
@@ -39,6 +53,8 @@ pub struct ScrubAsk {
     pub ticket: u64,
     /// Read all packs; otherwise only what is known to be bad, or is missing, is named and healed.
     pub now: bool,
+    /// Also compare each chunk with its name.
+    pub deep: bool,
 }
 
 /// A run, as far as it is.

@@ -1,6 +1,7 @@
 //! Bytes on the wire, by whom they were exchanged with, for which volume, and what for.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use causeway_base::{SiteName, VolumeId};
@@ -17,6 +18,16 @@ pub enum Place {
     Clients,
     /// The repository.
     Repository,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Site(site) => write!(f, "site/{site}"),
+            Self::Clients => f.write_str("clients"),
+            Self::Repository => f.write_str("repository"),
+        }
+    }
 }
 
 impl From<&PeerId> for Place {
@@ -55,8 +66,14 @@ pub struct WireBytes {
     pub delta_sent: u64,
     /// The part of `chunk_received` that came as deltas.
     pub delta_received: u64,
+    /// Number of deltas sent.
+    pub deltas_sent: u64,
     /// Number of deltas received.
     pub deltas_received: u64,
+    /// Plain bytes of the chunks that went as deltas.
+    pub delta_plain_sent: u64,
+    /// Plain bytes of the chunks that came as deltas.
+    pub delta_plain_received: u64,
     /// Plain bytes of the chunks received and verified.
     pub plain_received: u64,
     /// Number of chunks received and verified.
@@ -99,7 +116,9 @@ impl WireBytes {
         self.control_sent + self.control_received + self.chunk_sent + self.chunk_received
     }
 
-    fn plus(self, other: &Self) -> Self {
+    /// The sum of two.
+    #[must_use]
+    pub fn plus(self, other: &Self) -> Self {
         Self {
             control_sent: self.control_sent + other.control_sent,
             control_received: self.control_received + other.control_received,
@@ -107,7 +126,10 @@ impl WireBytes {
             chunk_received: self.chunk_received + other.chunk_received,
             delta_sent: self.delta_sent + other.delta_sent,
             delta_received: self.delta_received + other.delta_received,
+            deltas_sent: self.deltas_sent + other.deltas_sent,
             deltas_received: self.deltas_received + other.deltas_received,
+            delta_plain_sent: self.delta_plain_sent + other.delta_plain_sent,
+            delta_plain_received: self.delta_plain_received + other.delta_plain_received,
             plain_received: self.plain_received + other.plain_received,
             chunks_received: self.chunks_received + other.chunks_received,
         }

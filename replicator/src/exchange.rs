@@ -27,11 +27,13 @@ impl Tally {
         (chunk as u64, (FRAME_HEAD_BYTES + len - chunk) as u64)
     }
 
-    /// How much of it is a delta.
-    fn delta(frame: &Frame) -> u64 {
+    /// Of a delta its bytes, and those of the chunk.
+    fn delta(frame: &Frame) -> Option<(u64, u64)> {
         match frame {
-            Frame::Chunk { codec, payload, .. } if codec.is_delta() => payload.len() as u64,
-            _ => 0,
+            Frame::Chunk { codec, payload, raw_len, .. } if codec.is_delta() => {
+                Some((payload.len() as u64, u64::from(*raw_len)))
+            }
+            _ => None,
         }
     }
 
@@ -39,8 +41,12 @@ impl Tally {
         let (chunk, control) = Self::split(frame, len);
         self.counters.add(&self.account, |bytes| {
             bytes.chunk_sent += chunk;
-            bytes.delta_sent += Self::delta(frame);
             bytes.control_sent += control;
+            if let Some((delta, plain)) = Self::delta(frame) {
+                bytes.deltas_sent += 1;
+                bytes.delta_sent += delta;
+                bytes.delta_plain_sent += plain;
+            }
         });
     }
 
@@ -48,9 +54,12 @@ impl Tally {
         let (chunk, control) = Self::split(frame, len);
         self.counters.add(&self.account, |bytes| {
             bytes.chunk_received += chunk;
-            bytes.delta_received += Self::delta(frame);
-            bytes.deltas_received += u64::from(Self::delta(frame) > 0);
             bytes.control_received += control;
+            if let Some((delta, plain)) = Self::delta(frame) {
+                bytes.deltas_received += 1;
+                bytes.delta_received += delta;
+                bytes.delta_plain_received += plain;
+            }
         });
     }
 

@@ -85,6 +85,12 @@ pub trait Realms: Send + Sync + Debug {
     /// The realm of a name; `None` if there is none.
     fn realm(&self, name: &str) -> Option<Realm>;
 
+    /// All realms that chunks here may be of.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn all(&self) -> Result<Vec<Realm>, LocalError>;
+
     /// Whether a peer may use a realm. Nodes of the cluster may; what clients may is for policies to say.
     fn allows(&self, peer: &PeerId, realm: &str) -> bool {
         let _ = (peer, realm);

@@ -1,9 +1,10 @@
 //! The seam to a volume's metadata, as this node has it applied.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use bytes::Bytes;
-use causeway_base::{Epoch, Seq, VolumeId};
+use causeway_base::{Epoch, Ino, Seq, VolumeId};
 use causeway_namespace_core::digest::Digest;
 use causeway_namespace_core::records::{ReadError, Record, Records};
 use causeway_namespace_core::root::VolumeSpec;
@@ -31,6 +32,15 @@ pub trait VolumeView: Records + Send + Sync {
 
     /// Whether the state at a seq can be read: every version of it is kept.
     fn keeps(&self, seq: Seq) -> bool;
+
+    /// The inodes that changed after a seq, up to this state; `None` if that is not known any more, or they are many.
+    ///
+    /// # Errors
+    /// The store failed.
+    fn changed_inodes(&self, after: Seq) -> Result<Option<BTreeSet<Ino>>, ReadError> {
+        let _ = after;
+        Ok(None)
+    }
 }
 
 /// The records of a volume at an older seq.

@@ -10,10 +10,12 @@ use causeway_dedup::{ManifestError, ManifestRoot, Realm};
 use causeway_namespace_core::encode;
 use causeway_namespace_core::inode::{Body, Content, Inode, ManifestRef};
 use causeway_namespace_core::key;
+use causeway_namespace_core::listing::Listed;
 use causeway_namespace_core::records::{ReadError, Record};
 use causeway_replicator_core::Missing;
 
 use crate::fetcher::{Fetcher, Job, Need};
+use crate::keeper::{Pages, RootsError};
 use crate::local::{self, LocalChunks, LocalError, blocking};
 use crate::previous::{Child, NeedBase, Old, children};
 use crate::volume::{PastView, VolumeView};
@@ -43,6 +45,9 @@ pub(crate) enum WalkError {
         /// Why.
         source: ManifestError,
     },
+    /// A volume's files cannot be listed.
+    #[error(transparent)]
+    Listing(#[from] RootsError),
     /// Chunks that hold manifests cannot be had, so what they list is not known.
     #[error("{} chunks that hold manifests cannot be had, such as {}", missing.len(), missing[0].id)]
     Missing {
@@ -69,14 +74,8 @@ pub(crate) enum Files {
     Changed(std::collections::btree_set::IntoIter<Bytes>),
     /// All of them; the key from which to go on.
     All(Bytes),
-    /// All of them, and every older version that is kept.
-    Retained(Retained),
-}
-
-/// How far a walk over all versions is.
-pub(crate) enum Retained {
-    Current(Bytes),
-    Older(Option<Bytes>),
+    /// What a listing names: all of them, and every older version that is kept.
+    Listed(Pages),
 }
 
 impl Files {
@@ -84,11 +83,7 @@ impl Files {
         Self::All(key::inode(Ino(0)))
     }
 
-    pub(crate) fn retained() -> Self {
-        Self::Retained(Retained::Current(key::inode(Ino(0))))
-    }
-
-    /// Up to [`INODES`] manifests; empty at the end. Blocks.
+    /// Up to [`INODES`] manifests; empty at the end. Blocks. Of a listing there are none: its pages are waited for.
     fn next(&mut self, view: &dyn VolumeView) -> Result<Vec<(Ino, ManifestRef)>, ReadError> {
         loop {
             let records = match self {
@@ -103,35 +98,27 @@ impl Files {
                     let read = page(view, from)?;
                     (!read.is_empty()).then_some(read)
                 }
-                Self::Retained(Retained::Current(from)) => {
-                    let read = page(view, from)?;
-                    if read.is_empty() {
-                        *self = Self::Retained(Retained::Older(Some(Bytes::new())));
-                    }
-                    Some(read)
-                }
-                Self::Retained(Retained::Older(from)) => match from.take() {
-                    Some(at) => {
-                        let (read, next) = view.older(&key::table(key::INODE), &at, INODES)?;
-                        *from = next;
-                        Some(read)
-                    }
-                    None => None,
-                },
+                Self::Listed(_) => None,
             };
             let Some(records) = records else { return Ok(Vec::new()) };
-            let mut found = Vec::new();
-            for (key, value) in records {
-                let inode: Inode = encode::record(&key, &value)?;
-                if let (Some(ino), Body::File(Content::Manifest(manifest))) = (key::inode_of(&key), inode.body) {
-                    found.push((ino, manifest));
-                }
-            }
+            let found = manifests_of(records)?;
             if !found.is_empty() {
                 return Ok(found);
             }
         }
     }
+}
+
+/// The files in chunks among inodes.
+pub(crate) fn manifests_of(records: Vec<Record>) -> Result<Vec<(Ino, ManifestRef)>, ReadError> {
+    let mut found = Vec::new();
+    for (key, value) in records {
+        let inode: Inode = encode::record(&key, &value)?;
+        if let (Some(ino), Body::File(Content::Manifest(manifest))) = (key::inode_of(&key), inode.body) {
+            found.push((ino, manifest));
+        }
+    }
+    Ok(found)
 }
 
 /// The next inodes, and where to go on.
@@ -151,8 +138,13 @@ pub(crate) type Opened = HashSet<(ChunkId, bool)>;
 pub(crate) struct Walk<'a> {
     fetcher: &'a Fetcher,
     job: &'a Job,
-    view: Arc<dyn VolumeView>,
+    /// Not needed for a listing.
+    view: Option<Arc<dyn VolumeView>>,
     files: Option<Files>,
+    /// How far the listing is, as of its last page.
+    listed: Option<Listed>,
+    /// Comes after what was found before it.
+    failed: Option<WalkError>,
     /// The state of which everything is here: versions from which files changed.
     before: Option<Arc<dyn PastView>>,
     nodes: Vec<Node>,
@@ -169,11 +161,22 @@ pub(crate) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(fetcher: &'a Fetcher, job: &'a Job, view: Arc<dyn VolumeView>, files: Files) -> Self {
+        Self { view: Some(view), files: Some(files), ..Self::without(fetcher, job) }
+    }
+
+    /// Over what a listing names.
+    pub(crate) fn listed(fetcher: &'a Fetcher, job: &'a Job, pages: Pages) -> Self {
+        Self { files: Some(Files::Listed(pages)), ..Self::without(fetcher, job) }
+    }
+
+    fn without(fetcher: &'a Fetcher, job: &'a Job) -> Self {
         Self {
             fetcher,
             job,
-            view,
-            files: Some(files),
+            view: None,
+            files: None,
+            listed: None,
+            failed: None,
             before: None,
             nodes: Vec::new(),
             seen: BTreeSet::new(),
@@ -222,24 +225,51 @@ impl<'a> Walk<'a> {
 
     /// The next chunks that files refer to, manifest nodes included, each once a batch; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<Need>>, WalkError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         while self.needs.len() < BATCH {
-            if self.nodes.is_empty() && !self.read_files().await? {
-                break;
+            match self.step().await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) if self.needs.is_empty() => return Err(error),
+                // What was found before is given out before.
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
             }
-            self.open_nodes().await?;
         }
         self.seen.clear();
         let needs = std::mem::take(&mut self.needs);
         Ok((!needs.is_empty()).then_some(needs))
     }
 
+    /// Whether there may be more.
+    async fn step(&mut self) -> Result<bool, WalkError> {
+        if self.nodes.is_empty() && !self.read_files().await? {
+            return Ok(false);
+        }
+        self.open_nodes().await?;
+        Ok(true)
+    }
+
     async fn read_files(&mut self) -> Result<bool, WalkError> {
         let Some(mut files) = self.files.take() else { return Ok(false) };
+        let page = match &mut files {
+            Files::Listed(pages) => Some(self.next_page(pages).await?),
+            _ => None,
+        };
         let (view, before) = (self.view.clone(), self.before.clone());
         let (local, realm) = (self.fetcher.local().clone(), self.job.realm.clone());
         let opened = blocking(move || {
             let mut opened = Vec::new();
-            for (ino, manifest) in files.next(view.as_ref())? {
+            let manifests = match (page, view) {
+                (Some(manifests), _) => manifests,
+                (None, Some(view)) => files.next(view.as_ref())?,
+                (None, None) => Vec::new(),
+            };
+            for (ino, manifest) in manifests {
                 let wrong = |source| WalkError::Manifest { ino, source };
                 let root = ManifestRoot::decode(&manifest.root).map_err(wrong)?;
                 let content = root.content().map_err(wrong)?;
@@ -258,6 +288,28 @@ impl<'a> Walk<'a> {
             self.add(ino, &origin, children);
         }
         Ok(true)
+    }
+
+    /// The next page of a listing that names anything; empty at the end.
+    async fn next_page(&mut self, pages: &mut Pages) -> Result<Vec<(Ino, ManifestRef)>, WalkError> {
+        loop {
+            let page = pages.recv().await.unwrap_or_else(|| {
+                let reason = "the list of its files was cut off".to_owned();
+                Err(RootsError { what: "what a volume names".to_owned(), reason })
+            })?;
+            self.listed = Some(page.listed);
+            if page.end || !page.manifests.is_empty() {
+                return Ok(page.manifests);
+            }
+        }
+    }
+
+    /// How far the listing is of which everything was given out: nodes to open, and chunks not given out yet, make it
+    /// `None`.
+    pub(crate) fn complete(&self) -> Option<Listed> {
+        // A page that does not come takes nothing with it; nodes that were to be opened would be lost.
+        let whole = matches!(self.failed, None | Some(WalkError::Listing(_)));
+        self.listed.filter(|_| whole && self.nodes.is_empty() && self.needs.is_empty())
     }
 
     async fn open_nodes(&mut self) -> Result<(), WalkError> {

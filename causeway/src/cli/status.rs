@@ -68,6 +68,7 @@ pub(super) async fn status(global: &Global) -> anyhow::Result<Exit> {
         text.push_str(&table(&header, &[3, 4], groups));
         text.push('\n');
         text.push_str(&upkeep(status));
+        text.push_str(&deltas(status));
         text
     })?;
     Ok(if all_up { Exit::Done } else { Exit::Partial })
@@ -114,6 +115,32 @@ fn upkeep(status: &ClusterStatus) -> String {
         ])
     });
     table(&["node", "gc", "condemned", "freed", "scrub", "bad chunks"], &[0, 2, 3], rows)
+}
+
+/// What crossed as differences, and what that saved; nothing if nothing did.
+fn deltas(status: &ClusterStatus) -> String {
+    let up = status.nodes.iter().filter_map(|report| Some((report.node.id, report.status.as_ref().ok()?)));
+    let rows: Vec<_> = up
+        .flat_map(|(node, up)| up.transfers.iter().map(move |transfer| (node, transfer)))
+        .filter(|(_, transfer)| transfer.sent_deltas.count + transfer.received_deltas.count > 0)
+        .map(|(node, transfer)| {
+            let (sent, received) = (transfer.sent_deltas, transfer.received_deltas);
+            vec![
+                node.get().to_string(),
+                transfer.place.clone(),
+                transfer.cause.clone(),
+                format!("{}, {}", sent.count, ByteSize(sent.bytes)),
+                ByteSize(sent.saved()).to_string(),
+                format!("{}, {}", received.count, ByteSize(received.bytes)),
+                ByteSize(received.saved()).to_string(),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let header = ["node", "with", "for", "deltas sent", "saved", "deltas received", "saved"];
+    format!("\n{}", table(&header, &[0, 3, 4, 5, 6], rows))
 }
 
 #[derive(Serialize)]

@@ -18,8 +18,8 @@ pub(super) async fn run(global: &Global, command: StoreCommand) -> anyhow::Resul
             output::print(global.output, &Shown { node, report }, show_gc)?;
             Ok(Exit::Done)
         }
-        StoreCommand::Scrub { node, now } => {
-            let run = session.vfs.names().store_scrub(node.map(NodeId), now).await?;
+        StoreCommand::Scrub { node, now, deep } => {
+            let run = session.vfs.names().store_scrub(node.map(NodeId), now, deep).await?;
             let (node, report) = done(run, "the scrub did not end")?;
             let bad = report.unhealed() > 0;
             let whole = report.unchecked.is_empty();
@@ -102,6 +102,9 @@ fn show_scrub(shown: &Shown<ScrubReport>) -> String {
         report.chunks,
         report.took.as_secs_f64()
     );
+    if report.verified > 0 {
+        text += &format!("{} chunks compared with their names\n", report.verified);
+    }
     for bad in &report.named {
         let what = if bad.corrupt { "corrupt" } else { "missing" };
         let state = bad.unhealed.as_ref().map_or_else(|| "healed".to_owned(), |why| format!("NOT healed: {why}"));

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use async_trait::async_trait;
-use causeway_base::{SiteName, VolumeId};
+use causeway_base::{RetryClass, SiteName, VolumeId};
 use causeway_dedup::Realm;
 use causeway_namespace::{ContentCheck, ContentError, ContentHold, Namespace};
 use causeway_namespace_core::inode::ManifestRef;
 use causeway_namespace_core::query;
 use causeway_namespace_core::root::{NodeRecord, VolumeRecord, VolumeSpec};
-use causeway_replicator::{ContentProblem, Directory, DurableContent, Realms};
+use causeway_replicator::{ContentProblem, Directory, DurableContent, LocalError, Realms};
 
 /// The namespace, once it has started.
 #[derive(Debug, Default)]
@@ -51,6 +51,23 @@ impl Realms for Bound {
         let realm = Realm::new(name, key.0);
         realms.insert(name.to_owned(), realm.clone());
         Some(realm)
+    }
+
+    fn all(&self) -> Result<Vec<Realm>, LocalError> {
+        self.read_realms().map_err(|reason| LocalError {
+            class: RetryClass::Transient,
+            reason: format!("the realms cannot be read: {reason}"),
+        })
+    }
+}
+
+impl Bound {
+    /// As this node's replica of the root group has them: whoever put a chunk here named a realm that it had.
+    fn read_realms(&self) -> Result<Vec<Realm>, String> {
+        let group = self.namespace().and_then(|namespace| namespace.group(VolumeId::ROOT));
+        let view = group.ok_or("the root group does not run here")?.view().map_err(|error| error.to_string())?;
+        let realms = query::realms(&view).map_err(|error| error.to_string())?;
+        Ok(realms.into_iter().map(|(name, key)| Realm::new(name, key.0)).collect())
     }
 }
 

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use causeway_base::{GcReport, NodeId, ScrubReport, SiteName, VolumeId};
-use causeway_namespace::{Consistency, GcAsk, Namespace, Run, ScrubAsk, StoreKeeper, UpkeepStatus};
+use causeway_namespace::{Consistency, GcAsk, Namespace, RemoteListing, Run, ScrubAsk, StoreKeeper, UpkeepStatus};
+use causeway_namespace_core::listing::{Listed, ManifestPage};
 use causeway_replicator::VolumeView;
-use causeway_replicator::keeper::{self, Keeper, KeeperOptions, Outcome, RootVolume, Roots, RootsError};
+use causeway_replicator::keeper::{self, Keeper, KeeperOptions, Outcome, Pages, RootVolume, Roots, RootsError};
+use tokio::sync::mpsc;
 
 use super::volumes::View;
 use crate::config::UpkeepSection;
@@ -44,6 +46,51 @@ fn unknown(what: &str, reason: impl ToString) -> RootsError {
     RootsError { what: what.to_owned(), reason: reason.to_string() }
 }
 
+impl NodeRoots {
+    /// The newest state of this node's replica.
+    async fn replica(
+        &self,
+        namespace: &Namespace,
+        volume: VolumeId,
+        deadline: Duration,
+    ) -> Result<Arc<dyn VolumeView>, RootsError> {
+        let what = format!("the newest state of volume {volume}");
+        let view = match is_aside(namespace, volume) {
+            // It has ended, so it has no leader; nor does it change.
+            true => namespace.snapshot(volume, Consistency::Local, deadline).await.map(|snapshot| snapshot.view),
+            false => namespace.caught_up(volume, deadline).await,
+        };
+        let view = view.map_err(|error| unknown(&what, error))?;
+        let digest = view.digest().ok_or_else(|| unknown(&what, "a view without a digest"))?;
+        Ok(Arc::new(View(view, digest)))
+    }
+}
+
+/// What a promotion ended, and left on this node.
+fn is_aside(namespace: &Namespace, volume: VolumeId) -> bool {
+    namespace.asides().iter().any(|(_, aside)| *aside == volume)
+}
+
+fn has_replica(namespace: &Namespace, volume: VolumeId) -> bool {
+    is_aside(namespace, volume)
+        || namespace.catalog().volumes.get(&volume).is_some_and(|known| known.members.contains(&namespace.id()))
+}
+
+/// Hands on the pages of another node.
+async fn pass_on(mut remote: RemoteListing, volume: VolumeId, pages: mpsc::Sender<Result<ManifestPage, RootsError>>) {
+    loop {
+        let page = tokio::select! {
+            page = remote.next() => page,
+            () = pages.closed() => return,
+        };
+        let page = page.map_err(|error| unknown(&format!("what volume {volume} names"), error));
+        let last = page.as_ref().map_or(true, |page| page.end);
+        if pages.send(page).await.is_err() || last {
+            return;
+        }
+    }
+}
+
 #[async_trait]
 impl Roots for NodeRoots {
     async fn volumes(&self, deadline: Duration) -> Result<Vec<RootVolume>, RootsError> {
@@ -52,7 +99,9 @@ impl Roots for NodeRoots {
         let volumes = namespace.all_volumes(deadline).await.map_err(|error| unknown(what, error))?;
         let root = |volume: causeway_namespace_core::root::VolumeRecord| {
             let spec = volume.spec;
-            let follows = spec.home == self.site || spec.replicas.contains(&self.site);
+            // A node of such a site without a replica follows nothing: another one of the site does.
+            let follows = volume.members.contains(&namespace.id())
+                && (spec.home == self.site || spec.replicas.contains(&self.site));
             RootVolume { id: volume.id, name: spec.name, realm: spec.realm, follows }
         };
         let mut roots: Vec<RootVolume> = volumes.into_iter().map(root).collect();
@@ -65,27 +114,39 @@ impl Roots for NodeRoots {
         Ok(roots)
     }
 
-    async fn view(&self, volume: VolumeId, deadline: Duration) -> Result<Arc<dyn VolumeView>, RootsError> {
-        let what = format!("the newest state of volume {volume}");
+    async fn manifests(
+        &self,
+        volume: VolumeId,
+        since: Option<Listed>,
+        deadline: Duration,
+    ) -> Result<Pages, RootsError> {
+        let what = format!("what volume {volume} names");
         let namespace = self.namespace(&what)?;
-        if namespace.asides().iter().any(|(_, aside)| *aside == volume) {
-            let view = namespace.snapshot(volume, Consistency::Local, deadline).await;
-            let view = view.map_err(|error| unknown(&what, error))?.view;
-            let digest = view.digest().ok_or_else(|| unknown(&what, "a view without a digest"))?;
-            return Ok(Arc::new(View(view, digest)));
+        if has_replica(&namespace, volume) {
+            return Ok(keeper::list(self.replica(&namespace, volume, deadline).await?, since));
         }
-        if !namespace.catalog().volumes.get(&volume).is_some_and(|known| known.members.contains(&namespace.id())) {
-            return Err(unknown(&what, "this node has no replica of its metadata"));
+        let remote =
+            namespace.remote_manifests(volume, since, deadline).await.map_err(|error| unknown(&what, error))?;
+        let (pages, listing) = mpsc::channel(1);
+        tokio::spawn(pass_on(remote, volume, pages)); // ends with its reader
+        Ok(listing)
+    }
+
+    async fn view(&self, volume: VolumeId, deadline: Duration) -> Result<Option<Arc<dyn VolumeView>>, RootsError> {
+        let namespace = self.namespace("the newest state of a volume")?;
+        if !has_replica(&namespace, volume) {
+            return Ok(None);
         }
-        let view = namespace.caught_up(volume, deadline).await.map_err(|error| unknown(&what, error))?;
-        let digest = view.digest().ok_or_else(|| unknown(&what, "a view without a digest"))?;
-        Ok(Arc::new(View(view, digest)))
+        Ok(Some(self.replica(&namespace, volume, deadline).await?))
     }
 }
 
 /// The keeper as the namespace asks it.
 #[derive(Debug)]
-pub(super) struct NodeKeeper(pub(super) Arc<Keeper>);
+pub(super) struct NodeKeeper {
+    pub(super) keeper: Arc<Keeper>,
+    pub(super) roots: Arc<NodeRoots>,
+}
 
 fn ticket(ticket: u64) -> Option<u64> {
     (ticket != 0).then_some(ticket)
@@ -106,15 +167,41 @@ impl StoreKeeper for NodeKeeper {
     async fn gc(&self, ask: GcAsk, wait: Duration) -> Run<GcReport> {
         // Whoever asks waits for it: as fast as the disk gives.
         let how = keeper::GcAsk { dry_run: ask.dry_run, grace: ask.grace, full_speed: true };
-        run(self.0.gc(ticket(ask.ticket), how, wait).await)
+        run(self.keeper.gc(ticket(ask.ticket), how, wait).await)
     }
 
     async fn scrub(&self, ask: ScrubAsk, wait: Duration) -> Run<ScrubReport> {
-        run(self.0.scrub(ticket(ask.ticket), ask.now, wait).await)
+        let how = keeper::ScrubAsk { read: ask.now, deep: ask.deep };
+        run(self.keeper.scrub(ticket(ask.ticket), how, wait).await)
+    }
+
+    async fn manifests(
+        &self,
+        volume: VolumeId,
+        since: Option<Listed>,
+        deadline: Duration,
+    ) -> Result<mpsc::Receiver<Result<ManifestPage, String>>, String> {
+        let roots = &self.roots;
+        let namespace = roots.namespace("what a volume names").map_err(|error| error.to_string())?;
+        if !has_replica(&namespace, volume) {
+            return Err(format!("this node has no replica of volume {volume}"));
+        }
+        let view = roots.replica(&namespace, volume, deadline).await.map_err(|error| error.to_string())?;
+        let (pages, told) = mpsc::channel(1);
+        let mut listing = keeper::list(view, since);
+        // Ends with the listing, or with its reader.
+        tokio::spawn(async move {
+            while let Some(page) = listing.recv().await {
+                if pages.send(page.map_err(|error| error.to_string())).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(told)
     }
 
     fn status(&self) -> UpkeepStatus {
-        let status = self.0.status();
+        let status = self.keeper.status();
         let (gc_last_at, gc_last) = status.gc_last.unzip();
         UpkeepStatus {
             gc_running: status.gc_running,

@@ -178,15 +178,16 @@ impl Node {
         }));
         let follow = volumes::follow(namespace.clone(), replicator.clone(), section.site.clone());
         let follow = tokio::spawn(follow);
+        let roots = Arc::new(keep::NodeRoots::new(&namespace, section.site.clone()));
         let parts = KeeperParts {
             store: stores.chunks.clone(),
             replicator: replicator.clone(),
             realms: bound,
-            roots: Arc::new(keep::NodeRoots::new(&namespace, section.site.clone())),
+            roots: roots.clone(),
             clock: Arc::new(SystemClock),
         };
         let keeper = Keeper::new(parts, keep::options(&config.upkeep));
-        namespace.attach_keeper(Arc::new(keep::NodeKeeper(keeper.clone())));
+        namespace.attach_keeper(Arc::new(keep::NodeKeeper { keeper: keeper.clone(), roots }));
         let keeping = tokio::spawn(keeper.clone().run());
         Ok(Self { namespace, replicator, endpoint, stores, follow, keeper, keeping, _folder: folder })
     }

@@ -1,13 +1,15 @@
 //! What the data side of a node adds to its status.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use causeway_base::{Seq, VolumeId};
 use causeway_dedup::store::{ChunkStore, StoreState};
-use causeway_namespace::{ArchiveStatus, StatusSource, StoreStatus, Watermark, WireBytes};
-use causeway_replicator::{Replicator, VolumeStatus};
+use causeway_namespace::{ArchiveStatus, Deltas, StatusSource, StoreStatus, Transfer, Watermark, WireBytes};
+use causeway_replicator::wire::Cause;
+use causeway_replicator::{Place, Replicator, VolumeStatus};
 use causeway_transport::quic::Endpoint;
 use tokio::time::timeout;
 
@@ -76,6 +78,33 @@ impl StatusSource for DataStatus {
             })
         };
         self.replicator.statuses().into_iter().filter_map(publishing).collect()
+    }
+
+    fn transfers(&self) -> Vec<Transfer> {
+        let mut sums = BTreeMap::<(Place, Cause), causeway_replicator::WireBytes>::new();
+        for (account, bytes) in self.replicator.counters().snapshot() {
+            let sum = sums.entry((account.place, account.cause)).or_default();
+            *sum = bytes.plus(sum);
+        }
+        let transfer = |((place, cause), bytes): ((Place, Cause), causeway_replicator::WireBytes)| Transfer {
+            place: place.to_string(),
+            cause: cause.to_string(),
+            sent: bytes.control_sent + bytes.chunk_sent,
+            received: bytes.control_received + bytes.chunk_received,
+            plain_received: bytes.plain_received,
+            chunks_received: bytes.chunks_received,
+            sent_deltas: Deltas {
+                count: bytes.deltas_sent,
+                bytes: bytes.delta_sent,
+                plain_bytes: bytes.delta_plain_sent,
+            },
+            received_deltas: Deltas {
+                count: bytes.deltas_received,
+                bytes: bytes.delta_received,
+                plain_bytes: bytes.delta_plain_received,
+            },
+        };
+        sums.into_iter().map(transfer).collect()
     }
 
     fn wire(&self) -> Vec<WireBytes> {

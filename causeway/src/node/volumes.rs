@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use causeway_base::{Epoch, Seq, SiteName, VolumeId};
+use causeway_base::{Epoch, Ino, Seq, SiteName, VolumeId};
 use causeway_namespace::Namespace;
 use causeway_namespace_core::digest::Digest;
 use causeway_namespace_core::records::{ReadError, Record, Records};
 use causeway_namespace_core::root::VolumeSpec;
 use causeway_namespace_raft::store::ViewError;
 use causeway_namespace_raft::{Group, StateView};
+use causeway_replicator::keeper::add_inodes;
 use causeway_replicator::{ChangedKeys, ChangesError, PastView, Replicator, VolumeSource, VolumeView};
 use tokio::sync::watch;
 
@@ -58,6 +59,26 @@ impl VolumeView for View {
 
     fn keeps(&self, seq: Seq) -> bool {
         self.0.at(seq).is_ok()
+    }
+
+    fn changed_inodes(&self, after: Seq) -> Result<Option<BTreeSet<Ino>>, ReadError> {
+        /// Seqs read at once.
+        const SEQS: usize = 1024;
+        let (mut at, until) = (after, self.0.seq());
+        let mut inodes = BTreeSet::new();
+        while at < until {
+            let read = match self.0.changes(at, until, SEQS) {
+                Ok(read) => read,
+                Err(ViewError::TooOld { .. }) => return Ok(None),
+                Err(error) => return Err(ReadError::Store(error.to_string())),
+            };
+            let Some(last) = read.last() else { break };
+            at = last.seq;
+            if !add_inodes(&mut inodes, read.into_iter().flat_map(|seq| seq.keys).map(|(key, _)| key)) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(inodes))
     }
 }
 

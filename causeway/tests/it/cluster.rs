@@ -20,11 +20,16 @@ pub(crate) struct Cluster {
 
 /// Writes a cluster that does not run yet.
 pub(crate) fn new_config(dir: PathBuf) -> Config {
+    new_config_of(dir, &["zurich", "westeurope", "eastus"])
+}
+
+/// Writes a cluster of these sites that does not run yet.
+pub(crate) fn new_config_of(dir: PathBuf, sites: &[&str]) -> Config {
     create(&NewCluster {
         dir,
         id: None,
         realm_key: None,
-        sites: ["zurich", "westeurope", "eastus"].map(|site| site.parse().unwrap()).into(),
+        sites: sites.iter().map(|site| site.parse().unwrap()).collect(),
         first_node: NodeId(1),
         host: "127.0.0.1".into(),
         base_port: 0,

@@ -9,15 +9,21 @@ use causeway::cluster::LocalCluster;
 use causeway::config::Config;
 use causeway_base::NodeId;
 
-use crate::cluster::{Cluster, PROGRAM, new_config, text};
+use crate::cluster::{Cluster, PROGRAM, new_config_of, text};
 use crate::copies::noise;
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A cluster whose nodes collect and scrub only when asked, at once, and keep two versions.
 async fn start() -> Cluster {
+    let cluster = start_sites(&["zurich", "westeurope", "eastus"]).await;
+    cluster.ok(["volume", "create", "data", "--home", "zurich", "--replicas", "zurich,westeurope"]);
+    cluster
+}
+
+async fn start_sites(sites: &[&str]) -> Cluster {
     let folder = tempfile::tempdir().unwrap();
-    let config = new_config(folder.path().join("cluster"));
+    let config = new_config_of(folder.path().join("cluster"), sites);
     let mut text = std::fs::read_to_string(&config.path).unwrap();
     for (from, to) in [
         ("gc_every = \"6h\"", "gc_every = \"0s\""),
@@ -31,10 +37,8 @@ async fn start() -> Cluster {
     std::fs::write(&config.path, text).unwrap();
     let config = Config::load(&config.path).unwrap();
     let mut nodes = LocalCluster::new(PROGRAM.into(), &config);
-    nodes.start([1, 2, 3].map(NodeId)).await.unwrap();
-    let cluster = Cluster { nodes, config, folder };
-    cluster.ok(["volume", "create", "data", "--home", "zurich", "--replicas", "zurich,westeurope"]);
-    cluster
+    nodes.start((1..).take(sites.len()).map(NodeId)).await.unwrap();
+    Cluster { nodes, config, folder }
 }
 
 fn packs(cluster: &Cluster, node: u64) -> Vec<PathBuf> {
@@ -210,5 +214,111 @@ async fn what_cannot_be_healed_is_named_and_the_exit_code_says_so() {
     let healed = cluster.json(["store", "scrub", "--node", "3", "--now"]);
     assert_eq!(healed["bad"], 0, "{healed}");
     assert!(cluster.ok(["--site", "eastus", "cat", "/alone/only-copy"]) == bytes);
+    cluster.nodes.stop().await;
+}
+
+/// Changes the first record of one raw chunk in the packs, and makes its checksums anew (docs/formats/pack.md).
+fn forge(packs: &[PathBuf]) {
+    for pack in packs {
+        let mut bytes = std::fs::read(pack).unwrap();
+        let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        let mut at = 64;
+        while bytes.get(at..at + 4).is_some_and(|magic| magic == b"CWrc") {
+            let end = at + 60 + word(&bytes, at + 8) as usize;
+            if bytes[at + 4] == 1 && bytes[at + 5] == 0 {
+                bytes[at + 60 + 100] ^= 1;
+                let payload = crc32c::crc32c(&bytes[at + 60..end]);
+                bytes[at + 52..at + 56].copy_from_slice(&payload.to_le_bytes());
+                let header = crc32c::crc32c_append(crc32c::crc32c(&bytes[16..24]), &bytes[at..at + 56]);
+                bytes[at + 56..at + 60].copy_from_slice(&header.to_le_bytes());
+                let file = std::fs::File::options().write(true).open(pack).unwrap();
+                file.write_all_at(&bytes[at..end], at as u64).unwrap();
+                return;
+            }
+            at = end;
+        }
+    }
+    panic!("no raw chunk in {packs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_forged_with_its_checksums_is_found_by_its_name_and_healed() {
+    let mut cluster = start().await;
+    let files = tree(&cluster);
+    forge(&packs(&cluster, 2));
+    let unseen = cluster.json(["store", "scrub", "--node", "2", "--now"]);
+    assert_eq!((&unseen["bad"], &unseen["bad_packs"]), (&0.into(), &0.into()), "every checksum holds: {unseen}");
+    let healed = cluster.json(["store", "scrub", "--node", "2", "--now", "--deep"]);
+    assert_eq!(
+        (&healed["bad"], &healed["healed"], &healed["rewritten"]),
+        (&1.into(), &1.into(), &1.into()),
+        "{healed}"
+    );
+    assert!(healed["verified"].as_u64().unwrap() > 50, "{healed}");
+    let named = healed["named"][0]["files"][0].as_str().unwrap();
+    assert!(named.starts_with("data:tree/"), "{healed}");
+    let clean = cluster.json(["store", "scrub", "--node", "2", "--now", "--deep"]);
+    assert_eq!((&clean["bad"], &clean["bad_packs"]), (&0.into(), &0.into()), "{clean}");
+    assert_reads_right(&cluster, "westeurope", &files);
+    cluster.nodes.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_a_replica_of_every_volume_collects_what_no_volume_names() {
+    const SATELLITE: u64 = 4;
+    let mut cluster = start_sites(&["zurich", "westeurope", "eastus", "satellite"]).await;
+    cluster.ok(["volume", "create", "near", "--home", "zurich", "--replicas", "zurich"]);
+    cluster.ok(["volume", "create", "own", "--home", "satellite", "--replicas", "satellite"]);
+    let members = cluster.json(["volume", "show", "near"]);
+    assert!(!members["voters"].as_array().unwrap().contains(&SATELLITE.into()), "{members}");
+    let put = |site: &str, path: &str, bytes: &[u8]| {
+        let local = cluster.folder.path().join("put");
+        std::fs::write(&local, bytes).unwrap();
+        cluster.ok(["--site", site, "put", local.to_str().unwrap(), path]);
+    };
+    // Of the volume that is not here: one that came through here, one that also did and is removed, one that is read here.
+    let (mine, dropped, read) = (noise(11, 3_000_000), noise(12, 5_000_000), noise(13, 2_000_000));
+    put("satellite", "/near/mine", &mine);
+    put("satellite", "/near/dropped", &dropped);
+    put("zurich", "/near/read", &read);
+    assert!(cluster.ok(["--site", "satellite", "cat", "/near/read"]) == read);
+    // Of the one that is.
+    let (kept, gone) = (noise(14, 2_000_000), noise(15, 7_000_000));
+    put("satellite", "/own/kept", &kept);
+    put("satellite", "/own/gone", &gone);
+    let all = mine.len() + dropped.len() + read.len() + kept.len() + gone.len();
+    assert!(pack_bytes(&cluster, SATELLITE) as usize >= all, "all of it is here");
+    let in_use = cluster.json(["store", "gc", "--node", "4", "--dry-run"]);
+    assert_eq!(in_use["condemned"], 0, "{in_use}");
+
+    cluster.ok(["rm", "/near/dropped"]);
+    cluster.ok(["rm", "/own/gone"]);
+    let (mut removed, started) = (0, Instant::now());
+    while removed < 11_900_000 {
+        for volume in ["near", "own"] {
+            cluster.ok(["mkdir", "-p", &format!("/{volume}/turn")]);
+            cluster.ok(["rm", "-r", &format!("/{volume}/turn")]);
+        }
+        let report = cluster.json(["store", "gc", "--node", "4", "--grace", "0s"]);
+        removed += report["removed_bytes"].as_u64().unwrap();
+        assert!(started.elapsed() < PATIENCE, "{removed} bytes were removed: {report}");
+    }
+    assert!(removed < 12_500_000, "{removed} bytes were removed");
+    let left = pack_bytes(&cluster, SATELLITE) as usize;
+    assert!(left >= mine.len() + read.len() + kept.len() && left + 10_000_000 < all, "{left} of {all} bytes are left");
+    for (path, bytes) in [("/near/mine", &mine), ("/near/read", &read), ("/own/kept", &kept)] {
+        assert!(cluster.ok(["--site", "satellite", "cat", path]) == *bytes, "{path}");
+    }
+    // What is damaged there is found without the volume's records, and comes back.
+    flip(&packs(&cluster, SATELLITE), 4, 21);
+    let healed = cluster.json(["store", "scrub", "--node", "4", "--now", "--deep"]);
+    assert!(healed["bad"].as_u64().unwrap() >= 1, "{healed}");
+
+    // With nobody there who has the other volume, nothing is known of it.
+    for node in [1, 2, 3] {
+        cluster.nodes.kill(NodeId(node)).await.unwrap();
+    }
+    let refused = cluster.run(["--timeout", "50s", "store", "gc", "--node", "4", "--grace", "0s"]);
+    assert_ne!(refused.status.code(), Some(0), "{}", text(&refused));
     cluster.nodes.stop().await;
 }

@@ -296,6 +296,12 @@ pub fn realm(name: &str) -> Bytes {
     named(REALM, name.as_bytes())
 }
 
+/// The name in a realm's key; `None` for any other key.
+#[must_use]
+pub fn realm_of(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.strip_prefix(&[REALM])?).ok()
+}
+
 /// A volume's id by its name.
 #[must_use]
 pub fn volume_by_name(name: &str) -> Bytes {

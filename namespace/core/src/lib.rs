@@ -13,6 +13,7 @@ pub mod encode;
 pub mod inode;
 pub mod key;
 pub mod lineage;
+pub mod listing;
 pub mod manage;
 pub mod memory;
 pub mod meta;

@@ -345,13 +345,19 @@ impl NamespaceClient {
         }
     }
 
-    /// Scrubs the store of a node (`None`: the one that answers), and waits for the end of it.
+    /// Scrubs the store of a node (`None`: the one that answers), and waits for the end of it. With `now` every pack is read;
+    /// with `deep` each chunk is compared with its name too.
     ///
     /// # Errors
     /// As [`NamespaceClient::store_gc`].
-    pub async fn store_scrub(&self, node: Option<NodeId>, now: bool) -> Result<Run<ScrubReport>, ClientError> {
+    pub async fn store_scrub(
+        &self,
+        node: Option<NodeId>,
+        now: bool,
+        deep: bool,
+    ) -> Result<Run<ScrubReport>, ClientError> {
         let what = "scrub";
-        let mut message = v1::StoreScrubRequest { node: node.map_or(0, |node| node.0), ticket: 0, now };
+        let mut message = v1::StoreScrubRequest { node: node.map_or(0, |node| node.0), ticket: 0, now, deep };
         loop {
             let attempt = |node: Node, limit| {
                 let request = self.request(message, limit);

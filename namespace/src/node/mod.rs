@@ -47,6 +47,7 @@ pub use self::aside::{AsideLine, AsideSeq};
 pub use self::promote::Promoted;
 pub use self::reads::Snapshot;
 pub(crate) use self::reads::found as reads_found;
+pub use self::upkeep::RemoteListing;
 
 /// Why the namespace of a node did not start.
 #[derive(Debug, thiserror::Error)]

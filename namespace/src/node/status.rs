@@ -35,6 +35,7 @@ impl Namespace {
             stores: sources.iter().flat_map(|source| source.stores()).collect(),
             watermarks: sources.iter().flat_map(|source| source.watermarks()).collect(),
             archives: sources.iter().flat_map(|source| source.archives()).collect(),
+            transfers: sources.iter().flat_map(|source| source.transfers()).collect(),
             upkeep: self.keeper().map(|keeper| keeper.status()),
             wire: self.peers.wire().into_iter().chain(sources.iter().flat_map(|source| source.wire())).collect(),
         };

@@ -179,8 +179,8 @@ impl admin_server::Admin for Service {
         request: Request<v1::StoreScrubRequest>,
     ) -> Result<Response<v1::StoreScrubResponse>, Status> {
         let admitted = self.guard.lasting(&request)?;
-        let v1::StoreScrubRequest { node, ticket, now } = request.into_inner();
-        let ask = ScrubAsk { ticket, now };
+        let v1::StoreScrubRequest { node, ticket, now, deep } = request.into_inner();
+        let ask = ScrubAsk { ticket, now, deep };
         let run = self.namespace.store_scrub(wire::node_or_none(node), ask, admitted.deadline).await?;
         Ok(Response::new(run.into_wire()))
     }

@@ -2,10 +2,12 @@
 
 use causeway_base::{NodeId, RetryClass, Seq, VolumeId};
 use causeway_namespace_core::command::Request as Proposal;
+use causeway_namespace_core::listing::Listed;
 use causeway_namespace_core::{encode, query};
 use causeway_proto::peer::v1::{self, hello_response::Registration, peer_server};
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::Service;
@@ -13,7 +15,7 @@ use crate::error::Error;
 use crate::node::forward::propose_error;
 use crate::read::Consistency;
 use crate::rpc;
-use crate::wire;
+use crate::wire::{self, Wire};
 use causeway_namespace_raft::{HandleError, ProposeError, ReadIndexError};
 
 #[tonic::async_trait]
@@ -60,6 +62,29 @@ impl peer_server::Peer for Service {
         let answer = |message| v1::StreamResponse { message };
         let outgoing = outgoing.map(move |item| item.map(answer).map_err(not_handled)).take_until(stop);
         Ok(Response::new(outgoing.boxed()))
+    }
+
+    type ManifestsStream = BoxStream<'static, Result<v1::ManifestsResponse, Status>>;
+
+    async fn manifests(
+        &self,
+        request: Request<v1::ManifestsRequest>,
+    ) -> Result<Response<Self::ManifestsStream>, Status> {
+        self.guard.node(&request)?;
+        let admitted = self.guard.lasting(&request)?;
+        let message = request.into_inner();
+        let since = message.since.map(Listed::from_wire).transpose().map_err(rpc::invalid)?;
+        let volume = VolumeId(message.volume);
+        let unavailable = |why: String| rpc::failure(Code::Unavailable, RetryClass::Transient, "no-listing", why);
+        let keeper = self.namespace.keeper().ok_or_else(|| unavailable("this node keeps no chunks".to_owned()))?;
+        let pages = keeper.manifests(volume, since, admitted.deadline).await.map_err(unavailable)?;
+        let stop = self.namespace.stop.clone().cancelled_owned();
+        // Its place is taken as long as it lasts.
+        let pages = ReceiverStream::new(pages).map(move |page| {
+            let _place = &admitted;
+            page.map(Wire::into_wire).map_err(unavailable)
+        });
+        Ok(Response::new(pages.take_until(stop).boxed()))
     }
 
     async fn propose(&self, request: Request<v1::ProposeRequest>) -> Result<Response<v1::ProposeResponse>, Status> {

@@ -4,6 +4,7 @@
 //! What comes in is checked here: lengths, unset fields, unknown enum values. A message is bounded by the size limit of its
 //! connection before it gets here.
 
+mod listing;
 mod manage;
 mod status;
 #[cfg(test)]

@@ -9,8 +9,8 @@ use causeway_proto::v1;
 use super::{Wire, WireError, all, all_into, id_bytes, id_from_bytes, millis, node_or_none, required, site};
 use crate::entry::VolumeTotals;
 use crate::status::{
-    ArchiveStatus, ClusterStatus, GroupReport, NodeReport, NodeStatus, StoreStatus, SyncTarget, SyncWaited, Watermark,
-    WireBytes,
+    ArchiveStatus, ClusterStatus, Deltas, GroupReport, NodeReport, NodeStatus, StoreStatus, SyncTarget, SyncWaited,
+    Transfer, Watermark, WireBytes,
 };
 use crate::upkeep::UpkeepStatus;
 
@@ -178,6 +178,49 @@ impl Wire for WireBytes {
     }
 }
 
+impl Wire for Transfer {
+    type Message = v1::Transfer;
+
+    fn into_wire(self) -> v1::Transfer {
+        let Self { place, cause, sent, received, plain_received, chunks_received, sent_deltas, received_deltas } = self;
+        v1::Transfer {
+            place,
+            cause,
+            sent_bytes: sent,
+            received_bytes: received,
+            plain_received_bytes: plain_received,
+            chunks_received,
+            deltas_sent: sent_deltas.count,
+            delta_sent_bytes: sent_deltas.bytes,
+            delta_sent_plain_bytes: sent_deltas.plain_bytes,
+            deltas_received: received_deltas.count,
+            delta_received_bytes: received_deltas.bytes,
+            delta_received_plain_bytes: received_deltas.plain_bytes,
+        }
+    }
+
+    fn from_wire(message: v1::Transfer) -> Result<Self, WireError> {
+        Ok(Self {
+            place: message.place,
+            cause: message.cause,
+            sent: message.sent_bytes,
+            received: message.received_bytes,
+            plain_received: message.plain_received_bytes,
+            chunks_received: message.chunks_received,
+            sent_deltas: Deltas {
+                count: message.deltas_sent,
+                bytes: message.delta_sent_bytes,
+                plain_bytes: message.delta_sent_plain_bytes,
+            },
+            received_deltas: Deltas {
+                count: message.deltas_received,
+                bytes: message.delta_received_bytes,
+                plain_bytes: message.delta_received_plain_bytes,
+            },
+        })
+    }
+}
+
 impl Wire for NodeStatus {
     type Message = v1::NodeStatusResponse;
 
@@ -191,6 +234,7 @@ impl Wire for NodeStatus {
             watermarks: all_into(self.watermarks),
             archives: all_into(self.archives),
             wire: all_into(self.wire),
+            transfers: all_into(self.transfers),
             upkeep: self.upkeep.map(Wire::into_wire),
         }
     }
@@ -205,6 +249,7 @@ impl Wire for NodeStatus {
             watermarks: all(message.watermarks)?,
             archives: all(message.archives)?,
             wire: all(message.wire)?,
+            transfers: all(message.transfers)?,
             upkeep: message.upkeep.map(UpkeepStatus::from_wire).transpose()?,
         })
     }

@@ -12,7 +12,7 @@ use prost::Message;
 
 use super::*;
 use crate::entry::Found;
-use crate::status::{ArchiveStatus, GroupReport, NodeReport, NodeStatus, Watermark};
+use crate::status::{ArchiveStatus, Deltas, GroupReport, NodeReport, NodeStatus, Transfer, Watermark};
 
 fn survives<T>(value: T)
 where
@@ -109,6 +109,13 @@ fn status_survives() {
         watermarks: vec![Watermark { seq: Seq(3), stalled: Some("no source".into()), ..Watermark::default() }],
         archives: vec![archive, ArchiveStatus::default()],
         wire: vec![],
+        transfers: vec![Transfer {
+            place: "site/zurich".into(),
+            sent: 3,
+            sent_deltas: Deltas { count: 1, bytes: 2, plain_bytes: 3 },
+            received_deltas: Deltas { count: 4, bytes: 5, plain_bytes: 6 },
+            ..Transfer::default()
+        }],
         upkeep: None,
     };
     survives(NodeReport { node: node.clone(), status: Ok(status) });

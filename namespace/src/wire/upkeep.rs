@@ -59,7 +59,8 @@ impl Wire for ScrubReport {
     type Message = v1::ScrubReport;
 
     fn into_wire(self) -> v1::ScrubReport {
-        let Self { packs, bytes, chunks, bad_packs, rewritten, bad, healed, unused, named, unchecked, took } = self;
+        let Self { packs, bytes, chunks, verified, bad_packs, rewritten, bad, healed, unused, named, unchecked, took } =
+            self;
         let (named, took_millis) = (all_into(named), millis(took));
         v1::ScrubReport {
             packs,
@@ -73,6 +74,7 @@ impl Wire for ScrubReport {
             named,
             unchecked,
             took_millis,
+            verified,
         }
     }
 
@@ -89,9 +91,10 @@ impl Wire for ScrubReport {
             named,
             unchecked,
             took_millis,
+            verified,
         } = message;
         let (named, took) = (all(named)?, Duration::from_millis(took_millis));
-        Ok(Self { packs, bytes, chunks, bad_packs, rewritten, bad, healed, unused, named, unchecked, took })
+        Ok(Self { packs, bytes, chunks, verified, bad_packs, rewritten, bad, healed, unused, named, unchecked, took })
     }
 }
 
@@ -210,6 +213,7 @@ mod tests {
         };
         let scrub = ScrubReport {
             bad: 2,
+            verified: 8,
             named: vec![bad.clone(), BadChunk { unhealed: None, ..bad }],
             unchecked: vec!["x".into()],
             ..ScrubReport::default()

@@ -1804,6 +1804,8 @@ pub struct NodeStatusResponse {
     /// Unset on a node without chunks.
     #[prost(message, optional, tag = "9")]
     pub upkeep: ::core::option::Option<UpkeepStatus>,
+    #[prost(message, repeated, tag = "10")]
+    pub transfers: ::prost::alloc::vec::Vec<Transfer>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GroupStatus {
@@ -1910,6 +1912,39 @@ pub struct WireBytes {
     pub sent_bytes: u64,
     #[prost(uint64, tag = "4")]
     pub received_bytes: u64,
+}
+/// Chunks exchanged since the node started, by whom with and what for. Stream bytes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Transfer {
+    /// "site/zurich", "clients" or "repository".
+    #[prost(string, tag = "1")]
+    pub place: ::prost::alloc::string::String,
+    /// "replication", "read", "repair", "archive", "upload" or "query".
+    #[prost(string, tag = "2")]
+    pub cause: ::prost::alloc::string::String,
+    /// With requests, lists and frame heads.
+    #[prost(uint64, tag = "3")]
+    pub sent_bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub received_bytes: u64,
+    /// Plain bytes and number of the chunks received and verified.
+    #[prost(uint64, tag = "5")]
+    pub plain_received_bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub chunks_received: u64,
+    /// The parts that went as differences from what the other end has, and what those are in plain.
+    #[prost(uint64, tag = "7")]
+    pub deltas_sent: u64,
+    #[prost(uint64, tag = "8")]
+    pub delta_sent_bytes: u64,
+    #[prost(uint64, tag = "9")]
+    pub delta_sent_plain_bytes: u64,
+    #[prost(uint64, tag = "10")]
+    pub deltas_received: u64,
+    #[prost(uint64, tag = "11")]
+    pub delta_received_bytes: u64,
+    #[prost(uint64, tag = "12")]
+    pub delta_received_plain_bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SyncWaitRequest {
@@ -2039,6 +2074,9 @@ pub struct StoreScrubRequest {
     /// Read all packs. Otherwise only what is known to be bad, or is missing, is named and healed.
     #[prost(bool, tag = "3")]
     pub now: bool,
+    /// Also compare each chunk with its name.
+    #[prost(bool, tag = "4")]
+    pub deep: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StoreScrubResponse {
@@ -2086,6 +2124,9 @@ pub struct ScrubReport {
     pub unchecked: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(uint64, tag = "11")]
     pub took_millis: u64,
+    /// Chunks that were compared with their names.
+    #[prost(uint64, tag = "12")]
+    pub verified: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BadChunk {

@@ -4,20 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_base::GcReport;
-use causeway_dedup::store::gc::{Mark, Repacked};
-use causeway_namespace_core::query;
+use causeway_dedup::store::gc::{Mark, Marked, Progress, Repacked};
+use causeway_namespace_core::listing::Listed;
 use tokio::time::Instant;
 
 use super::runs::chain;
 use super::{KeepError, Keeper, RootVolume, walk_error};
 use crate::fetcher::Job;
 use crate::local::blocking;
-use crate::volume::VolumeView;
-use crate::walk::{Files, Opened, Walk};
+use crate::walk::{Opened, Walk};
 use crate::wire::Cause;
 
 /// Longest wait for the newest state of a volume.
 const STATE_MAX: Duration = Duration::from_secs(30);
+/// A mark is written down this often: 1.5 bytes a chunk.
+const KEEP_EVERY: Duration = Duration::from_secs(300);
 /// Wait after a collection that did not end well.
 const AGAIN: Duration = Duration::from_secs(600);
 
@@ -56,6 +57,13 @@ impl Keeper {
             Ok(report) => {
                 tracing::info!(?report, "chunks were collected");
                 status.freed_bytes += report.freed_bytes.saturating_sub(report.moved_bytes);
+                let totals = &mut status.totals;
+                totals.collections += 1;
+                totals.condemned += report.condemned;
+                totals.removed += report.removed;
+                totals.removed_bytes += report.removed_bytes;
+                totals.freed_bytes += report.freed_bytes;
+                totals.moved_bytes += report.moved_bytes;
                 status.gc_last = Some((self.parts.clock.now(), report.clone()));
                 status.gc_error = None;
             }
@@ -63,6 +71,7 @@ impl Keeper {
             Err(error) => {
                 let error = chain(error);
                 tracing::warn!(error, "no chunks were collected");
+                status.totals.collections_failed += 1;
                 status.gc_error = Some(error);
             }
         }
@@ -74,12 +83,18 @@ impl Keeper {
         let began = Instant::now();
         let store = self.parts.store.clone();
         // In this order: leases are looked at, then the states. What a lease kept is in a state when it ends.
-        let mut mark = blocking(move || store.begin_mark()).await?;
-        let volumes = self.parts.roots.volumes(STATE_MAX).await?;
-        let mut opened = Opened::new();
-        for volume in &volumes {
-            opened = self.mark(volume, &mut mark, opened, ask).await?;
+        let (mark, progress) = blocking(move || store.resume_mark()).await?;
+        if !progress.is_empty() {
+            tracing::info!(volumes = progress.len(), "an interrupted mark is gone on with");
         }
+        let volumes = self.parts.roots.volumes(STATE_MAX).await?;
+        let mut marking = Marking { mark, progress, opened: Opened::new(), kept_at: Instant::now() };
+        for volume in &volumes {
+            self.mark(volume, &mut marking, ask).await?;
+        }
+        let store = self.parts.store.clone();
+        blocking(move || store.forget_mark()).await??;
+        let mark = marking.mark;
         let marked_in = began.elapsed();
         let reached = mark.reached.len();
 
@@ -123,26 +138,37 @@ impl Keeper {
         })
     }
 
-    /// Marks all that a volume names, in every version that is kept.
-    async fn mark(
-        &self,
-        volume: &RootVolume,
-        mark: &mut Mark,
-        opened: Opened,
-        ask: GcAsk,
-    ) -> Result<Opened, KeepError> {
-        let view = self.parts.roots.view(volume.id, STATE_MAX).await?;
+    /// Marks all that a volume names, in every version that is kept. If it cannot be done now, what was reached is kept for the
+    /// next time.
+    async fn mark(&self, volume: &RootVolume, marking: &mut Marking, ask: GcAsk) -> Result<(), KeepError> {
+        let marked = self.mark_volume(volume, marking, ask).await;
+        if marked.is_err() && !marking.progress.is_empty() {
+            self.keep_mark(marking).await?;
+        }
+        marked
+    }
+
+    async fn mark_volume(&self, volume: &RootVolume, marking: &mut Marking, ask: GcAsk) -> Result<(), KeepError> {
         let job = self.job(volume, Cause::Repair)?;
-        snapshots_are_kept(volume, view.clone()).await?;
+        // What is only cached is walked in another way.
+        let since = marking.progress.get(&volume.id).filter(|marked| marked.follows == volume.follows);
+        let since = since.map(|marked| Listed { seq: marked.seq, below: marked.below });
+        let pages = self.parts.roots.manifests(volume.id, since, STATE_MAX).await?;
         let replicator = &self.parts.replicator;
-        let mut walk = Walk::new(replicator.fetcher(), &job, view, Files::retained()).once(opened);
+        let mut walk = Walk::listed(replicator.fetcher(), &job, pages).once(std::mem::take(&mut marking.opened));
         if !volume.follows {
             walk = walk.caches_at(replicator.site().clone());
         }
-        while let Some(needs) = walk.next().await.map_err(|error| walk_error(volume, &error))? {
-            for need in &needs {
-                mark.reached.add(&need.id);
+        loop {
+            let needs = walk.next().await.map_err(|error| walk_error(volume, &error))?;
+            let ids = needs.iter().flatten().map(|need| &need.id);
+            ids.for_each(|id| {
+                marking.mark.reached.add(id);
+            });
+            if let Some(Listed { seq, below }) = walk.complete() {
+                marking.progress.insert(volume.id, Marked { seq, below, follows: volume.follows });
             }
+            let Some(needs) = needs else { break };
             if !ask.full_speed && self.options.rate > 0 {
                 // A manifest has about 36 bytes for each chunk.
                 let bytes = needs.len() as f64 * 36.0;
@@ -151,8 +177,25 @@ impl Keeper {
             if self.stop.is_cancelled() {
                 return Err(KeepError::Stopped);
             }
+            if marking.kept_at.elapsed() >= KEEP_EVERY {
+                self.keep_mark(marking).await?;
+            }
         }
-        Ok(walk.opened())
+        marking.opened = walk.opened();
+        Ok(())
+    }
+
+    /// Keeps what was reached so far.
+    async fn keep_mark(&self, marking: &mut Marking) -> Result<(), KeepError> {
+        let (store, progress) = (self.parts.store.clone(), marking.progress.clone());
+        // Shared with the thread that writes for as long as it takes; nothing is added meanwhile.
+        let reached = marking.mark.reached.clone();
+        let kept = blocking(move || store.keep_mark(&reached, &progress)).await?;
+        marking.kept_at = Instant::now();
+        if let Err(error) = kept {
+            tracing::warn!(error = chain(&error), "the mark is not kept; if it is interrupted, it begins anew");
+        }
+        Ok(())
     }
 
     pub(super) fn job(&self, volume: &RootVolume, cause: Cause) -> Result<Job, KeepError> {
@@ -162,21 +205,13 @@ impl Keeper {
     }
 }
 
-/// A snapshot whose state is not kept here may name chunks that are.
-async fn snapshots_are_kept(volume: &RootVolume, view: Arc<dyn VolumeView>) -> Result<(), KeepError> {
-    let snapshots = blocking(move || {
-        let snapshots = query::snapshots(view.as_ref())?;
-        let lost = snapshots.into_iter().find(|(_, snapshot)| !view.keeps(snapshot.seq));
-        Ok::<_, causeway_namespace_core::records::ReadError>(lost)
-    })
-    .await?;
-    let snapshots = snapshots.map_err(|error| walk_error(volume, &error.into()))?;
-    match snapshots {
-        None => Ok(()),
-        Some((name, snapshot)) => Err(KeepError::Snapshot {
-            volume: volume.name.clone(),
-            snapshot: String::from_utf8_lossy(&name).into_owned(),
-            seq: snapshot.seq.get(),
-        }),
-    }
+/// A mark under way.
+struct Marking {
+    mark: Mark,
+    /// How far it is, by volume.
+    progress: Progress,
+    /// Manifest nodes that need not be opened again.
+    opened: Opened,
+    /// When it was written down last.
+    kept_at: Instant,
 }

@@ -5,6 +5,7 @@
 //! cannot know for certain makes them stop and say why, never go on.
 
 mod collect;
+mod listing;
 mod names;
 mod roots;
 mod runs;
@@ -24,8 +25,10 @@ use crate::replicator::Replicator;
 use crate::walk::WalkError;
 
 pub use collect::GcAsk;
+pub use listing::{CHANGED_MAX, Pages, add_inodes, list};
 pub use roots::{RootVolume, Roots, RootsError};
 pub use runs::{Outcome, Runs, Ticket};
+pub use scrub::ScrubAsk;
 
 /// Settings of a [`Keeper`].
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +83,8 @@ pub struct KeeperStatus {
     pub gc_error: Option<String>,
     /// Bytes of pack files that were given back since the node started, less those written for it.
     pub freed_bytes: u64,
+    /// Sums since the node started.
+    pub totals: KeeperTotals,
     /// Chunks that are condemned now.
     pub condemned: u64,
     /// How far the scrub is.
@@ -88,6 +93,29 @@ pub struct KeeperStatus {
     pub unhealed: u64,
     /// Why the last scrub did not end well, if so.
     pub scrub_error: Option<String>,
+}
+
+/// What was done since the node started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeeperTotals {
+    /// Collections that ended well; dry runs are none.
+    pub collections: u64,
+    /// Collections that stopped before their end.
+    pub collections_failed: u64,
+    /// Chunks condemned.
+    pub condemned: u64,
+    /// Chunks removed.
+    pub removed: u64,
+    /// Their bytes in packs, at most.
+    pub removed_bytes: u64,
+    /// Bytes of pack files removed.
+    pub freed_bytes: u64,
+    /// Bytes written for that.
+    pub moved_bytes: u64,
+    /// Bytes read by scrubs.
+    pub scrub_bytes: u64,
+    /// Chunks that scrubs compared with their names.
+    pub scrub_verified: u64,
 }
 
 /// Why a run stopped.
@@ -104,18 +132,6 @@ pub enum KeepError {
         volume: String,
         /// Its realm.
         realm: String,
-    },
-    /// A snapshot's files cannot be known here.
-    #[error(
-        "volume {volume:?} has the snapshot {snapshot:?} of seq {seq}, which is not kept on this node; delete the snapshot, or collect on a node that has it"
-    )]
-    Snapshot {
-        /// The volume.
-        volume: String,
-        /// Its snapshot.
-        snapshot: String,
-        /// Of which state.
-        seq: u64,
     },
     /// A volume's files cannot be read.
     #[error("the files of volume {volume:?} cannot all be read: {reason}")]
@@ -185,16 +201,15 @@ impl Keeper {
         self.gc_runs.follow(ticket, wait, move || async move { keeper.collect(ask).await }).await
     }
 
-    /// Begins a scrub of everything, or waits for one that was begun. With `now` unset nothing is read: only what is known
-    /// to be bad or missing is named and healed.
+    /// Begins a scrub, or waits for one that was begun.
     pub async fn scrub(
         self: &Arc<Self>,
         ticket: Option<Ticket>,
-        now: bool,
+        ask: ScrubAsk,
         wait: Duration,
     ) -> (Ticket, Outcome<ScrubReport>) {
         let keeper = self.clone();
-        self.scrub_runs.follow(ticket, wait, move || async move { keeper.scrub_all(now).await }).await
+        self.scrub_runs.follow(ticket, wait, move || async move { keeper.scrub_all(ask).await }).await
     }
 
     /// Where it stands.

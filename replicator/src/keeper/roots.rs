@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use causeway_base::VolumeId;
+use causeway_namespace_core::listing::Listed;
 
+use super::Pages;
 use crate::volume::VolumeView;
 
 /// A volume whose chunks may be here.
@@ -18,7 +20,7 @@ pub struct RootVolume {
     pub name: String,
     /// Its realm.
     pub realm: String,
-    /// Whether this site is to hold every byte of it.
+    /// Whether this node is to hold every byte of it.
     pub follows: bool,
 }
 
@@ -43,11 +45,23 @@ pub trait Roots: Send + Sync + Debug {
     /// [`RootsError`] if the newest table of volumes cannot be had.
     async fn volumes(&self, deadline: Duration) -> Result<Vec<RootVolume>, RootsError>;
 
-    /// A state of a volume that has every commit that was settled before the call.
+    /// What a volume names in a state that has every commit that was settled before the call, and in all versions that are
+    /// kept beside it; from `since` on if that is still known (see [`super::list`]). Of a volume without a replica here, a
+    /// node that has one is asked.
     ///
     /// Cancel safe.
     ///
     /// # Errors
-    /// [`RootsError`] if this node has no replica of it, or one that is not caught up.
-    async fn view(&self, volume: VolumeId, deadline: Duration) -> Result<Arc<dyn VolumeView>, RootsError>;
+    /// [`RootsError`] if no such state can be had; a listing may also fail later.
+    async fn manifests(&self, volume: VolumeId, since: Option<Listed>, deadline: Duration)
+    -> Result<Pages, RootsError>;
+
+    /// A state of a volume that has every commit that was settled before the call; `None` if this node has no replica of
+    /// its metadata.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// [`RootsError`] if the replica is not caught up.
+    async fn view(&self, volume: VolumeId, deadline: Duration) -> Result<Option<Arc<dyn VolumeView>>, RootsError>;
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use causeway_base::{BadChunk, ChunkId, Ino, ScrubReport, Seq, Timestamp};
 use causeway_dedup::store::Scrubbed;
+use causeway_dedup::{EncodedChunk, Realm};
 use causeway_replicator_core::WhyMissing;
 use tokio::time::Instant;
 
@@ -27,15 +28,24 @@ const LOOKED_FOR_MAX: usize = 256 << 10;
 /// Between two looks at whether a pack is due.
 const DUE_MAX: Duration = Duration::from_secs(3600);
 
+/// How a scrub is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScrubAsk {
+    /// Read all packs. Otherwise only what is known to be bad or missing is named and healed.
+    pub read: bool,
+    /// Also compare each chunk that is read with its name.
+    pub deep: bool,
+}
+
 impl Keeper {
     /// Reads everything, then names and heals.
-    pub(super) async fn scrub_all(&self, read: bool) -> Result<ScrubReport, KeepError> {
+    pub(super) async fn scrub_all(&self, ask: ScrubAsk) -> Result<ScrubReport, KeepError> {
         let began = Instant::now();
         let mut report = ScrubReport::default();
         let mut bad = Vec::new();
-        if read {
+        if ask.read {
             for pack in self.parts.store.packs() {
-                bad.extend(self.scrub_pack(pack, &mut report).await?);
+                bad.extend(self.scrub_pack(pack, ask.deep, &mut report).await?);
                 if self.stop.is_cancelled() {
                     return Err(KeepError::Stopped);
                 }
@@ -44,7 +54,7 @@ impl Keeper {
         self.heal(&mut report, &bad, true).await?;
         report.took = began.elapsed();
         let mut position = self.parts.store.scrub_position();
-        if read {
+        if ask.read {
             position.passes += 1;
             (position.next_pack, position.began, position.completed) = (0, Timestamp(0), self.parts.clock.now());
         }
@@ -52,21 +62,63 @@ impl Keeper {
         Ok(report)
     }
 
-    /// Reads one pack in its turn; gives its number if anything is wrong with it.
-    async fn scrub_pack(&self, pack: u32, report: &mut ScrubReport) -> Result<Option<u32>, KeepError> {
+    /// Reads one pack in its turn, and compares its chunks with their names if `deep`; gives its number if anything is wrong
+    /// with it.
+    async fn scrub_pack(&self, pack: u32, deep: bool, report: &mut ScrubReport) -> Result<Option<u32>, KeepError> {
         let _turn = self.turn.lock().await;
         let store = self.parts.store.clone();
         let Some(scrubbed) = blocking(move || store.scrub_pack(pack)).await?? else { return Ok(None) };
         report.packs += 1;
         report.bytes += scrubbed.bytes;
         report.chunks += scrubbed.chunks;
-        if scrubbed.is_good() {
+        let forged = match deep {
+            true => self.verify_pack(pack, report).await?,
+            false => 0,
+        };
+        if scrubbed.is_good() && forged == 0 {
             return Ok(None);
         }
         let Scrubbed { corrupt, dead, structure, .. } = scrubbed;
-        tracing::error!(pack, corrupt = corrupt.len(), dead, ?structure, "the scrub found damage");
+        tracing::error!(pack, corrupt = corrupt.len(), dead, ?structure, forged, "the scrub found damage");
         report.bad_packs += 1;
         Ok(Some(pack))
+    }
+
+    /// Compares the chunks of a pack with their names; gives how many are wrong. Which realm a chunk is of is not written
+    /// with it: one that is right in any realm is right, since nobody can make bytes for a name.
+    async fn verify_pack(&self, pack: u32, report: &mut ScrubReport) -> Result<u64, KeepError> {
+        let (store, source, mut pace) = (self.parts.store.clone(), self.parts.realms.clone(), self.pace(0));
+        let work = blocking(move || {
+            let mut realms = source.all()?;
+            let mut unknown = None;
+            let mut is_right = |chunk: &EncodedChunk| {
+                let right = |realms: &[Realm]| realms.iter().position(|realm| chunk.decode(realm).is_ok());
+                let found = right(&realms).or_else(|| {
+                    // Its realm may be newer than the list: it had to be known here before the chunk came.
+                    match source.all() {
+                        Ok(newer) => realms = newer,
+                        Err(error) => {
+                            unknown = Some(error);
+                            return Some(0);
+                        }
+                    }
+                    right(&realms)
+                });
+                // The next one is most likely of the same realm.
+                found.inspect(|at| realms[..=*at].rotate_right(1)).is_some()
+            };
+            let verified = store.verify_pack(pack, &mut is_right, &mut pace)?;
+            match unknown {
+                Some(error) => Err(KeepError::Local(error)),
+                None => Ok(verified),
+            }
+        });
+        let verified = work.await??;
+        if verified.stopped {
+            return Err(KeepError::Stopped);
+        }
+        report.verified += verified.chunks;
+        Ok(verified.corrupt.len() as u64)
     }
 
     /// Names what is corrupt (and, if `all`, what is missing of the volumes that are to be here), brings it back, and
@@ -111,7 +163,7 @@ impl Keeper {
 
     /// Chunks of a volume's newest state that are not here, though all of it was said to be.
     async fn missing_of(&self, volume: &RootVolume) -> Result<Vec<ChunkId>, KeepError> {
-        let view = self.parts.roots.view(volume.id, STATE_MAX).await?;
+        let Some(view) = self.parts.roots.view(volume.id, STATE_MAX).await? else { return Ok(Vec::new()) };
         let status = self.parts.replicator.status(volume.id).unwrap_or_default();
         let verified = status.follower.watermark.map_or(Seq::ZERO, |watermark| watermark.seq);
         if verified < view.seq() {
@@ -139,10 +191,10 @@ impl Keeper {
         found: &mut BTreeMap<ChunkId, BadChunk>,
         report: &mut ScrubReport,
     ) -> Result<(), KeepError> {
-        let view = self.parts.roots.view(volume.id, STATE_MAX).await?;
+        let pages = self.parts.roots.manifests(volume.id, None, STATE_MAX).await?;
         let job = self.job(volume, Cause::Repair)?;
         let replicator = &self.parts.replicator;
-        let mut walk = Walk::new(replicator.fetcher(), &job, view.clone(), Files::retained()).watch(owed.clone());
+        let mut walk = Walk::listed(replicator.fetcher(), &job, pages).watch(owed.clone());
         if !volume.follows {
             walk = walk.caches_at(replicator.site().clone());
         }
@@ -171,11 +223,18 @@ impl Keeper {
             return Ok(());
         }
         let inodes: BTreeSet<Ino> = files.values().flatten().copied().collect();
-        let names = blocking(move || paths(view.as_ref(), &inodes)).await?;
-        let names = names.map_err(|error| walk_error(volume, &error.into()))?;
-        let name = |ino: &Ino| match names.get(ino) {
-            Some(path) => format!("{}:{path}", volume.name),
-            None => format!("{}:(an older version of inode {})", volume.name, ino.0),
+        let names = match self.parts.roots.view(volume.id, STATE_MAX).await? {
+            Some(view) => {
+                let names = blocking(move || paths(view.as_ref(), &inodes)).await?;
+                Some(names.map_err(|error| walk_error(volume, &error.into()))?)
+            }
+            // The list of manifests has no names.
+            None => None,
+        };
+        let name = |ino: &Ino| match names.as_ref().map(|names| names.get(ino)) {
+            Some(Some(path)) => format!("{}:{path}", volume.name),
+            Some(None) => format!("{}:(an older version of inode {})", volume.name, ino.0),
+            None => format!("{}:(inode {})", volume.name, ino.0),
         };
         let unhealed = self.bring(&job, needs.values().cloned().collect()).await?;
         for id in needs.keys() {
@@ -225,6 +284,8 @@ impl Keeper {
         {
             let mut status = self.lock();
             (status.scrub, status.scrub_error) = (position, None);
+            status.totals.scrub_bytes += report.bytes;
+            status.totals.scrub_verified += report.verified;
             if report.bad > 0 || position.began == Timestamp(0) {
                 status.unhealed = report.unhealed();
             }
@@ -279,7 +340,7 @@ impl Keeper {
         let next = packs.iter().copied().find(|pack| *pack >= position.next_pack);
         match next {
             Some(pack) => {
-                let bad: Vec<u32> = self.scrub_pack(pack, &mut report).await?.into_iter().collect();
+                let bad: Vec<u32> = self.scrub_pack(pack, true, &mut report).await?.into_iter().collect();
                 position.next_pack = pack + 1;
                 if !bad.is_empty() || !store.corrupt_ids().is_empty() {
                     self.heal(&mut report, &bad, false).await?;
@@ -293,7 +354,8 @@ impl Keeper {
         }
         let wait = match self.options.rate {
             0 => Duration::ZERO,
-            rate => Duration::from_secs_f64(report.bytes as f64 / rate as f64),
+            // Each byte is read for its checksums, and again for the names.
+            rate => Duration::from_secs_f64(report.bytes as f64 * 2.0 / rate as f64),
         };
         self.keep(position, &report).await;
         Ok(wait)

@@ -1,5 +1,7 @@
 //! The request that begins each call.
 
+use std::fmt;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use causeway_base::{ChunkId, SiteName, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,19 @@ pub enum Cause {
     Upload,
     /// Questions about what is there.
     Query,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Replication => "replication",
+            Self::Read => "read",
+            Self::Repair => "repair",
+            Self::Archive => "archive",
+            Self::Upload => "upload",
+            Self::Query => "query",
+        })
+    }
 }
 
 /// How chunks are to be sent.

@@ -391,6 +391,13 @@ impl Node {
         }
     }
 
+    /// Whether any chunk that [`Node::write`] cuts these bytes into is not here.
+    pub(crate) fn lacks_any_of(&self, bytes: &[u8]) -> bool {
+        let here = self.chunk_ids();
+        let mut chunks = Chunker::new(bytes, ChunkSizes::from_avg(16 << 10).unwrap());
+        chunks.any(|plain| !here.contains(&realm().chunk_id(&plain.unwrap())))
+    }
+
     /// Cuts a file, stores its chunks here durably, and gives what the namespace is told.
     pub(crate) fn write(&self, bytes: &[u8]) -> Content {
         let mut chunks = Vec::new();

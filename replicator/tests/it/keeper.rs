@@ -1,14 +1,18 @@
 //! Collections by what volumes name, and that they stop when that is not known for certain.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use causeway_base::{GcReport, Seq, SystemClock, VolumeId};
+use causeway_base::{GcReport, Ino, Seq, SystemClock, VolumeId};
 use causeway_namespace_core::digest::Digest;
+use causeway_namespace_core::listing::Listed;
 use causeway_namespace_core::records::{ReadError, Record, Records};
-use causeway_replicator::keeper::{GcAsk, Keeper, KeeperOptions, KeeperParts, Outcome, RootVolume, Roots, RootsError};
+use causeway_replicator::keeper::{
+    GcAsk, Keeper, KeeperOptions, KeeperParts, Outcome, Pages, RootVolume, Roots, RootsError, add_inodes, list,
+};
 use causeway_replicator::{VolumeSource, VolumeView};
 
 use crate::cluster::*;
@@ -18,6 +22,7 @@ use crate::common::*;
 #[derive(Debug)]
 struct Versions {
     newest: Box<dyn VolumeView>,
+    source: Arc<dyn VolumeSource>,
     replaced: Option<Arc<dyn VolumeView>>,
     oldest: Seq,
 }
@@ -57,6 +62,14 @@ impl VolumeView for Versions {
     fn keeps(&self, seq: Seq) -> bool {
         seq >= self.oldest
     }
+
+    fn changed_inodes(&self, after: Seq) -> Result<Option<BTreeSet<Ino>>, ReadError> {
+        let mut inodes = BTreeSet::new();
+        match self.source.changes(after, self.seq()) {
+            Ok(changes) => Ok(add_inodes(&mut inodes, changes.map(Result::unwrap)).then_some(inodes)),
+            Err(_) => Ok(None),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -66,9 +79,19 @@ struct TestRoots {
     oldest: Mutex<Seq>,
     realm: Mutex<&'static str>,
     trouble: Mutex<Option<&'static str>>,
+    /// Listings end without a last page after so many.
+    cut: Mutex<Option<usize>>,
+    /// From where listings were asked for.
+    asked: Mutex<Vec<Option<Listed>>>,
 }
 
 impl TestRoots {
+    fn versions(&self) -> Arc<dyn VolumeView> {
+        let replaced = self.replaced.lock().unwrap().clone();
+        let (newest, source) = (self.source.view().unwrap(), self.source.clone());
+        Arc::new(Versions { newest, source, replaced, oldest: *self.oldest.lock().unwrap() })
+    }
+
     fn check(&self, what: &'static str) -> Result<(), RootsError> {
         match *self.trouble.lock().unwrap() {
             Some(trouble) if trouble == what => {
@@ -87,11 +110,30 @@ impl Roots for TestRoots {
         Ok(vec![RootVolume { id: VOLUME, name: "data".to_owned(), realm, follows: true }])
     }
 
-    async fn view(&self, volume: VolumeId, _: Duration) -> Result<Arc<dyn VolumeView>, RootsError> {
+    async fn manifests(&self, volume: VolumeId, since: Option<Listed>, _: Duration) -> Result<Pages, RootsError> {
         assert_eq!(volume, VOLUME);
         self.check("the newest state")?;
-        let replaced = self.replaced.lock().unwrap().clone();
-        Ok(Arc::new(Versions { newest: self.source.view().unwrap(), replaced, oldest: *self.oldest.lock().unwrap() }))
+        self.asked.lock().unwrap().push(since);
+        let mut whole = list(self.versions(), since);
+        let Some(most) = *self.cut.lock().unwrap() else { return Ok(whole) };
+        // A listing that is cut off after some pages, as by a node that dies.
+        let (pages, listing) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            for _ in 0..most {
+                let page = whole.recv().await.unwrap();
+                assert!(!page.as_ref().unwrap().end, "it is to be cut off before its end");
+                if pages.send(page).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(listing)
+    }
+
+    async fn view(&self, volume: VolumeId, _: Duration) -> Result<Option<Arc<dyn VolumeView>>, RootsError> {
+        assert_eq!(volume, VOLUME);
+        self.check("the newest state")?;
+        Ok(Some(self.versions()))
     }
 }
 
@@ -114,6 +156,8 @@ fn world() -> World {
         oldest: Mutex::new(Seq(0)),
         realm: Mutex::new("default"),
         trouble: Mutex::default(),
+        cut: Mutex::default(),
+        asked: Mutex::default(),
     });
     let parts = KeeperParts {
         store: node.store.clone(),
@@ -125,6 +169,20 @@ fn world() -> World {
     let options = KeeperOptions { grace: Duration::ZERO, ..KeeperOptions::default() };
     let keeper = Keeper::new(parts, options);
     World { volume, node, roots, keeper, _home: home }
+}
+
+impl World {
+    /// Another keeper of the same store, as after a restart of the node.
+    fn another_keeper(&mut self) {
+        let parts = KeeperParts {
+            store: self.node.store.clone(),
+            replicator: self.node.replicator.clone(),
+            realms: Arc::new(OneRealm),
+            roots: self.roots.clone(),
+            clock: Arc::new(SystemClock),
+        };
+        self.keeper = Keeper::new(parts, KeeperOptions { grace: Duration::ZERO, ..KeeperOptions::default() });
+    }
 }
 
 impl World {
@@ -197,5 +255,75 @@ async fn nothing_is_collected_on_incomplete_knowledge() {
     assert_eq!((world.node.store.condemned(), world.node.chunk_ids()), (0, all), "nothing was even condemned");
     assert!(world.gc().await.unwrap().condemned > 100);
     assert_eq!(world.keeper.status().gc_error, None);
+    world.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_mark_goes_on_with_what_changed_since() {
+    let mut world = world();
+    // More inodes than two pages hold; the contents of most do not matter.
+    let (first, last, filler) = (noise(1, 200_000), noise(2, 300_000), world.node.write(&noise(3, 6_000)));
+    world
+        .volume
+        .mutate(vec![put("first", world.node.write(&first)), put("second", world.node.write(&noise(4, 100_000)))]);
+    for from in (0..2_600).step_by(200) {
+        world.volume.mutate((from..from + 200).map(|number| put(&format!("f{number}"), filler.clone())).collect());
+    }
+    world.volume.mutate(vec![put("last", world.node.write(&last))]);
+    let named = world.node.chunk_ids();
+    world.node.write(&noise(5, 400_000)); // never committed
+    let garbage = world.node.chunk_ids().len() - named.len();
+    assert!(garbage > 10);
+
+    *world.roots.cut.lock().unwrap() = Some(2);
+    let why = world.gc().await.unwrap_err();
+    assert!(why.contains("cut off"), "{why}");
+    assert_eq!(world.node.store.condemned(), 0, "a list that is not whole condemns nothing");
+    let seq = world.volume.seq();
+    // Before the place where it was cut off: one file gets another content, one goes; after it one comes.
+    let changed = world.node.write(&noise(6, 500_000));
+    world.volume.mutate(vec![put("first", changed)]);
+    world.volume.mutate(vec![put("new", world.node.write(&noise(7, 250_000)))]);
+    world.another_keeper();
+    *world.roots.cut.lock().unwrap() = None;
+    let report = world.gc().await.unwrap();
+    let asked = world.roots.asked.lock().unwrap().clone();
+    assert_eq!((asked.len(), asked[0]), (2, None));
+    let since = asked[1].unwrap();
+    assert!(since.seq == seq && since.below > Ino(2_000) && since.below < Ino(2_300), "{since:?}");
+    assert_eq!(report.condemned, garbage as u64, "what was not named by either state, and nothing else: {report:?}");
+
+    // It is complete, so the next begins anew: the first content of `first` is garbage by now.
+    let left: BTreeSet<_> = world.node.chunk_ids();
+    let report = world.gc().await.unwrap();
+    assert_eq!(world.roots.asked.lock().unwrap().last(), Some(&None));
+    assert!(report.condemned > 5 && report.removed == garbage as u64, "{report:?}");
+    world.gc().await.unwrap();
+    let end = world.node.chunk_ids();
+    assert!(end.len() < left.len() && named.intersection(&end).count() > 10);
+    for (bytes, is_named) in [(&first, false), (&last, true), (&noise(6, 500_000), true), (&noise(7, 250_000), true)] {
+        let here = !world.node.lacks_any_of(bytes);
+        assert_eq!(here, is_named);
+    }
+    world.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_mark_begins_anew_when_changes_are_not_known_any_more() {
+    let world = world();
+    let filler = world.node.write(&noise(3, 6_000));
+    for from in (0..2_600).step_by(200) {
+        world.volume.mutate((from..from + 200).map(|number| put(&format!("f{number}"), filler.clone())).collect());
+    }
+    world.node.write(&noise(5, 400_000));
+    *world.roots.cut.lock().unwrap() = Some(2);
+    world.gc().await.unwrap_err();
+    let changed = world.node.write(&noise(6, 500_000));
+    world.volume.mutate(vec![put("f0", changed)]);
+    world.volume.forget_changes();
+    *world.roots.cut.lock().unwrap() = None;
+    world.gc().await.unwrap();
+    world.gc().await.unwrap();
+    assert!(world.node.lacks_any_of(&noise(5, 400_000)) && !world.node.lacks_any_of(&noise(6, 500_000)));
     world.node.stop().await;
 }

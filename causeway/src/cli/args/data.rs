@@ -58,6 +58,9 @@ Exit code 0: all is good or healed; 3: some volumes could not be checked; 8: som
         /// Read every pack now; otherwise only what is known to be damaged, or is missing, is looked at.
         #[arg(long)]
         now: bool,
+        /// With --now: also decode each chunk and compare it with its name (BLAKE3), as the scheduled scrub does.
+        #[arg(long, requires = "now")]
+        deep: bool,
     },
 }
 

@@ -105,6 +105,16 @@ pub fn realm_key(records: &dyn Records, name: &str) -> Result<Option<RealmKey>, 
     get(records, &key::realm(name))
 }
 
+/// All dedup realms, by name.
+///
+/// # Errors
+/// The store's.
+pub fn realms(records: &dyn Records) -> Result<Vec<(String, RealmKey)>, ReadError> {
+    let mut found = Vec::new();
+    pages(records, key::REALM, |key, realm| found.extend(key::realm_of(&key).map(|name| (name.to_owned(), realm))))?;
+    Ok(found)
+}
+
 pub(super) fn get<T: DeserializeOwned>(records: &dyn Records, key: &[u8]) -> Result<Option<T>, ReadError> {
     records.get(key)?.map(|value| encode::record(key, &value)).transpose()
 }

@@ -14,7 +14,7 @@ mod walk;
 pub use self::audit::audit;
 pub use self::changes::{ChangeKind, TreeChange, tree_changes};
 pub use self::cluster::{
-    cluster, nodes, promotions, realm_key, topology, volume, volume_by_mount, volume_by_name, volumes,
+    cluster, nodes, promotions, realm_key, realms, topology, volume, volume_by_mount, volume_by_name, volumes,
 };
 pub use self::manage::{Mount, first_lock_end, locks, mounts, owners, quota, quotas, retention, snapshot, snapshots};
 pub use self::named::names_of;
