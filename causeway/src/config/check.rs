@@ -108,7 +108,8 @@ pub(super) fn check(config: &Config, text: &str) -> Result<(), ConfigError> {
                 format!("node {}: there is no [[site]] named {:?}", node.id, node.site.as_str()),
             );
         }
-        for (protocol, address) in [("grpc", &node.grpc), ("quic", &node.quic)] {
+        let metrics = node.metrics.as_ref().map(|address| ("metrics", address));
+        for (protocol, address) in [("grpc", &node.grpc), ("quic", &node.quic)].into_iter().chain(metrics) {
             if !is_address(address) {
                 return fail(key(protocol), format!("node {}: {protocol} = {address:?} is not host:port", node.id));
             }

@@ -218,6 +218,8 @@ pub struct NodeSection {
     pub data: PathBuf,
     /// Folder with its `cert.pem`, `key.pem` and `ca.pem`.
     pub tls: PathBuf,
+    /// `host:port` on which it tells its metrics over HTTP; without it, it does not.
+    pub metrics: Option<String>,
     /// What it does.
     #[serde(default)]
     pub role: Role,

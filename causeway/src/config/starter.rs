@@ -74,6 +74,9 @@ versions = 100000             # seqs of each volume that can be read back to; th
         }
     }
     text.push_str("\n# Node ids are never reused: a node that lost its disk comes back under a new one.\n");
+    text.push_str(
+        "# With metrics = \"127.0.0.1:9464\", say, a node tells its figures to Prometheus there (docs/metrics.md).\n",
+    );
     for node in nodes {
         text.push_str(&node_section(node, false, false));
         text.push('\n');

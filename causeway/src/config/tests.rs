@@ -46,6 +46,7 @@ fn errors_name_file_and_line() {
         ("[[node]]\nid = 3", "[[node]]\nid = 2", "node id 2 stands twice"),
         ("name = \"eastus\"", "name = \"zurich\"", "site zurich stands twice"),
         ("quic = \"127.0.0.1:7503\"", "quic = \"nowhere\"", "is not host:port"),
+        ("quic = \"127.0.0.1:7503\"", "metrics = \"9464\"\nquic = \"127.0.0.1:7503\"", "is not host:port"),
         ("url = \"repository\"", "url = \"ftp://x\"", "use azure://, s3://"),
         ("rate = \"64MiB\"", "rate = \"1KiB\"", "at least 1MiB"),
         ("versions = 100000", "versions = 0", "at least 1"),

@@ -8,6 +8,7 @@
 mod bound;
 pub(crate) mod folder;
 mod keep;
+mod metrics;
 mod status;
 pub(crate) mod stores;
 mod volumes;
@@ -32,6 +33,7 @@ use causeway_transport::quic::{Endpoint, QuicConfig};
 use rand::Rng as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::args::{Global, NodeArgs};
 use crate::cli::exit::{Exit, Failure};
@@ -108,6 +110,9 @@ struct Node {
     follow: tokio::task::JoinHandle<()>,
     keeper: Arc<Keeper>,
     keeping: tokio::task::JoinHandle<()>,
+    stop_metrics: CancellationToken,
+    /// Tells the metrics, if it is to.
+    telling: Option<tokio::task::JoinHandle<()>>,
     _folder: DataFolder,
 }
 
@@ -128,6 +133,12 @@ impl Node {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let listener =
             TcpListener::bind(&section.grpc).await.with_context(|| format!("listen on {} (gRPC)", section.grpc))?;
+        let metrics_listener = match &section.metrics {
+            Some(address) => {
+                Some(TcpListener::bind(address).await.with_context(|| format!("listen on {address} (metrics)"))?)
+            }
+            None => None,
+        };
         let (archive, not_archiving) = match open_archive(config).await? {
             Ok(archive) => (archive, None),
             Err(why) => (None, Some(why)),
@@ -189,12 +200,43 @@ impl Node {
         let keeper = Keeper::new(parts, keep::options(&config.upkeep));
         namespace.attach_keeper(Arc::new(keep::NodeKeeper { keeper: keeper.clone(), roots }));
         let keeping = tokio::spawn(keeper.clone().run());
-        Ok(Self { namespace, replicator, endpoint, stores, follow, keeper, keeping, _folder: folder })
+        let stop_metrics = CancellationToken::new();
+        let telling = match metrics_listener {
+            Some(listener) => {
+                let metrics = metrics::NodeMetrics {
+                    namespace: namespace.clone(),
+                    chunks: stores.chunks.clone(),
+                    replicator: replicator.clone(),
+                    keeper: keeper.clone(),
+                    clock: Arc::new(SystemClock),
+                };
+                Some(tokio::spawn(metrics::serve(listener, Arc::new(metrics), stop_metrics.clone())))
+            }
+            None => None,
+        };
+        Ok(Self {
+            namespace,
+            replicator,
+            endpoint,
+            stores,
+            follow,
+            keeper,
+            keeping,
+            stop_metrics,
+            telling,
+            _folder: folder,
+        })
     }
 
     async fn stop(self) {
+        self.stop_metrics.cancel();
         self.keeper.shutdown();
         self.namespace.shutdown().await;
+        if let Some(telling) = self.telling
+            && let Err(error) = telling.await
+        {
+            tracing::error!(%error, "the endpoint of the metrics ended badly");
+        }
         if let Err(error) = self.keeping.await {
             tracing::error!(%error, "the keeper of the chunk store ended badly");
         }

@@ -11,6 +11,7 @@ mod edits;
 mod full_disk;
 mod manage;
 mod membership;
+mod metrics;
 mod nested;
 mod promotion;
 mod refusals;
