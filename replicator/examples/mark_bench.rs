@@ -54,6 +54,10 @@ impl VolumeView for View {
         Ok((Vec::new(), None))
     }
 
+    fn line(&self) -> causeway_namespace_core::lineage::Lineage {
+        Default::default()
+    }
+
     fn keeps(&self, _: Seq) -> bool {
         true
     }

@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use bytes::Bytes;
 use causeway_base::{Epoch, Ino, Seq, VolumeId};
 use causeway_namespace_core::digest::Digest;
+use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::records::{ReadError, Record, Records};
 use causeway_namespace_core::root::VolumeSpec;
 use tokio::sync::watch;
@@ -29,6 +30,9 @@ pub trait VolumeView: Records + Send + Sync {
         from: &[u8],
         limit: usize,
     ) -> Result<(Vec<Record>, Option<Bytes>), ReadError>;
+
+    /// The line of the volume's history that it is of.
+    fn line(&self) -> Lineage;
 
     /// Whether the state at a seq can be read: every version of it is kept.
     fn keeps(&self, seq: Seq) -> bool;

@@ -55,6 +55,7 @@ impl NodeRoots {
         deadline: Duration,
     ) -> Result<Arc<dyn VolumeView>, RootsError> {
         let what = format!("the newest state of volume {volume}");
+        let line = namespace.group(volume).map(|group| group.lineage()).unwrap_or_default();
         let view = match is_aside(namespace, volume) {
             // It has ended, so it has no leader; nor does it change.
             true => namespace.snapshot(volume, Consistency::Local, deadline).await.map(|snapshot| snapshot.view),
@@ -62,7 +63,12 @@ impl NodeRoots {
         };
         let view = view.map_err(|error| unknown(&what, error))?;
         let digest = view.digest().ok_or_else(|| unknown(&what, "a view without a digest"))?;
-        Ok(Arc::new(View(view, digest)))
+        // A group that was promoted meanwhile runs as another: the view may be of either, and is told as of neither known.
+        let line = match namespace.group(volume) {
+            Some(group) if group.lineage() == line => line,
+            _ => return Err(unknown(&what, "its history got another line just now")),
+        };
+        Ok(Arc::new(View(view, digest, line)))
     }
 }
 
@@ -124,6 +130,10 @@ impl Roots for NodeRoots {
         let namespace = self.namespace(&what)?;
         if has_replica(&namespace, volume) {
             return Ok(keeper::list(self.replica(&namespace, volume, deadline).await?, since));
+        }
+        if !namespace.catalog().lineage(volume).is_first() {
+            let why = "the volume was promoted, and what that left aside, on other nodes, is not in their lists";
+            return Err(unknown(&what, why));
         }
         let remote =
             namespace.remote_manifests(volume, since, deadline).await.map_err(|error| unknown(&what, error))?;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use causeway_base::{Epoch, Ino, Seq, SiteName, VolumeId};
 use causeway_namespace::Namespace;
 use causeway_namespace_core::digest::Digest;
+use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::records::{ReadError, Record, Records};
 use causeway_namespace_core::root::VolumeSpec;
 use causeway_namespace_raft::store::ViewError;
@@ -27,7 +28,7 @@ struct NodeVolume {
 }
 
 #[derive(Debug)]
-pub(super) struct View(pub(super) StateView, pub(super) Digest);
+pub(super) struct View(pub(super) StateView, pub(super) Digest, pub(super) Lineage);
 
 impl Records for View {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
@@ -55,6 +56,10 @@ impl VolumeView for View {
         limit: usize,
     ) -> Result<(Vec<Record>, Option<Bytes>), ReadError> {
         self.0.replaced(table, from, limit)
+    }
+
+    fn line(&self) -> Lineage {
+        self.2
     }
 
     fn keeps(&self, seq: Seq) -> bool {
@@ -108,7 +113,7 @@ impl VolumeSource for NodeVolume {
         let view = self.group.view().map_err(|error| ReadError::Store(error.to_string()))?;
         // A view of the newest state knows its digest.
         let digest = view.digest().ok_or_else(|| ReadError::Store("a view without a digest".into()))?;
-        Ok(Box::new(View(view, digest)))
+        Ok(Box::new(View(view, digest, self.group.lineage())))
     }
 
     fn view_at(&self, seq: Seq) -> Result<Option<Box<dyn PastView>>, ReadError> {

@@ -4,6 +4,7 @@
 use causeway_base::{Ino, Seq};
 
 use crate::inode::ManifestRef;
+use crate::lineage::Lineage;
 
 /// How far a listing is: of each inode below a number the version was listed that was the newest at a seq.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub struct Listed {
     pub seq: Seq,
     /// The number; [`Listed::ALL`] for every inode.
     pub below: Ino,
+    /// The line of the volume's history that the seq is of: after a promotion the same seqs come again, with other changes.
+    pub line: Lineage,
 }
 
 impl Listed {

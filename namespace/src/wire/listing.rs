@@ -5,17 +5,17 @@ use causeway_namespace_core::inode::{MANIFEST_ROOT_BYTES_MAX, ManifestRef};
 use causeway_namespace_core::listing::{Listed, ManifestPage};
 use causeway_proto::peer::v1;
 
-use super::{Wire, WireError, required, site};
+use super::{Wire, WireError, lineage, lineage_message, required, site};
 
 impl Wire for Listed {
     type Message = v1::Listed;
 
     fn into_wire(self) -> v1::Listed {
-        v1::Listed { seq: self.seq.0, below: self.below.0 }
+        v1::Listed { seq: self.seq.0, below: self.below.0, line: lineage_message(self.line) }
     }
 
     fn from_wire(message: v1::Listed) -> Result<Self, WireError> {
-        Ok(Self { seq: Seq(message.seq), below: Ino(message.below) })
+        Ok(Self { seq: Seq(message.seq), below: Ino(message.below), line: lineage(message.line) })
     }
 }
 
@@ -55,15 +55,18 @@ impl Wire for ManifestPage {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use causeway_base::{Epoch, NodeId};
+    use causeway_namespace_core::lineage::Lineage;
 
     use super::*;
 
     #[test]
     fn pages_survive_and_what_is_too_long_is_refused() {
         let manifest = ManifestRef { size: 9, root: Bytes::from_static(b"root"), origin: "zurich".parse().unwrap() };
+        let line = Lineage { epoch: Epoch(2), founder: NodeId(3), ..Lineage::default() };
         let page = ManifestPage {
             manifests: vec![(Ino(3), manifest)],
-            listed: Listed { seq: Seq(4), below: Listed::ALL },
+            listed: Listed { seq: Seq(4), below: Listed::ALL, line },
             end: true,
         };
         assert_eq!(ManifestPage::from_wire(page.clone().into_wire()), Ok(page.clone()));

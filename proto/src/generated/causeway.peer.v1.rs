@@ -167,6 +167,49 @@ pub mod read_index_response {
         NotLeader(u64),
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ManifestsRequest {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+    /// Unset: from the start.
+    #[prost(message, optional, tag = "2")]
+    pub since: ::core::option::Option<Listed>,
+}
+/// How far a listing is: the newest versions, at `seq`, of all inodes below a number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Listed {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    #[prost(uint64, tag = "2")]
+    pub below: u64,
+    /// That the seq is of.
+    #[prost(message, optional, tag = "3")]
+    pub line: ::core::option::Option<Lineage>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ManifestsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub manifests: ::prost::alloc::vec::Vec<FileManifest>,
+    /// With this message; a later listing may go on from here.
+    #[prost(message, optional, tag = "2")]
+    pub listed: ::core::option::Option<Listed>,
+    /// The last message: without it the listing is not whole.
+    #[prost(bool, tag = "3")]
+    pub end: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileManifest {
+    #[prost(uint64, tag = "1")]
+    pub inode: u64,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    /// The manifest's root.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub root: ::prost::bytes::Bytes,
+    /// The site that had every chunk when the write was acknowledged.
+    #[prost(string, tag = "4")]
+    pub origin: ::prost::alloc::string::String,
+}
 /// Generated client implementations.
 pub mod peer_client {
     #![allow(
@@ -366,6 +409,31 @@ pub mod peer_client {
                 .insert(GrpcMethod::new("causeway.peer.v1.Peer", "ReadIndex"));
             self.inner.unary(req, path, codec).await
         }
+        /// The manifests that a volume's newest state and its kept versions name: what a node without a replica must keep.
+        pub async fn manifests(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ManifestsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ManifestsResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.peer.v1.Peer/Manifests",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.peer.v1.Peer", "Manifests"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// The callee founds a new line of a group whose majority is gone (docs/promotion.md).
         pub async fn promote(
             &mut self,
@@ -440,6 +508,17 @@ pub mod peer_server {
             tonic::Response<super::ReadIndexResponse>,
             tonic::Status,
         >;
+        /// Server streaming response type for the Manifests method.
+        type ManifestsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ManifestsResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The manifests that a volume's newest state and its kept versions name: what a node without a replica must keep.
+        async fn manifests(
+            &self,
+            request: tonic::Request<super::ManifestsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ManifestsStream>, tonic::Status>;
         /// The callee founds a new line of a group whose majority is gone (docs/promotion.md).
         async fn promote(
             &self,
@@ -736,6 +815,52 @@ pub mod peer_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.peer.v1.Peer/Manifests" => {
+                    #[allow(non_camel_case_types)]
+                    struct ManifestsSvc<T: Peer>(pub Arc<T>);
+                    impl<
+                        T: Peer,
+                    > tonic::server::ServerStreamingService<super::ManifestsRequest>
+                    for ManifestsSvc<T> {
+                        type Response = super::ManifestsResponse;
+                        type ResponseStream = T::ManifestsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ManifestsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::manifests(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ManifestsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

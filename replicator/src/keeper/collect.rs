@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_base::GcReport;
+use causeway_base::{Epoch, GcReport, NodeId};
 use causeway_dedup::store::gc::{Mark, Marked, Progress, Repacked};
+use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::listing::Listed;
 use tokio::time::Instant;
 
@@ -152,7 +153,7 @@ impl Keeper {
         let job = self.job(volume, Cause::Repair)?;
         // What is only cached is walked in another way.
         let since = marking.progress.get(&volume.id).filter(|marked| marked.follows == volume.follows);
-        let since = since.map(|marked| Listed { seq: marked.seq, below: marked.below });
+        let since = since.map(|marked| Listed { seq: marked.seq, below: marked.below, line: line_of(marked.line) });
         let pages = self.parts.roots.manifests(volume.id, since, STATE_MAX).await?;
         let replicator = &self.parts.replicator;
         let mut walk = Walk::listed(replicator.fetcher(), &job, pages).once(std::mem::take(&mut marking.opened));
@@ -165,8 +166,9 @@ impl Keeper {
             ids.for_each(|id| {
                 marking.mark.reached.add(id);
             });
-            if let Some(Listed { seq, below }) = walk.complete() {
-                marking.progress.insert(volume.id, Marked { seq, below, follows: volume.follows });
+            if let Some(Listed { seq, below, line }) = walk.complete() {
+                let line = [line.root_epoch.0, line.root_founder.0, line.epoch.0, line.founder.0];
+                marking.progress.insert(volume.id, Marked { seq, below, line, follows: volume.follows });
             }
             let Some(needs) = needs else { break };
             if !ask.full_speed && self.options.rate > 0 {
@@ -202,6 +204,16 @@ impl Keeper {
         let unknown = || KeepError::Realm { volume: volume.name.clone(), realm: volume.realm.clone() };
         let realm = self.parts.realms.realm(&volume.realm).ok_or_else(unknown)?;
         Ok(Job { realm, volume: Some(volume.id), cause })
+    }
+}
+
+/// As the store keeps it, which knows no lines.
+fn line_of([root_epoch, root_founder, epoch, founder]: [u64; 4]) -> Lineage {
+    Lineage {
+        root_epoch: Epoch(root_epoch),
+        root_founder: NodeId(root_founder),
+        epoch: Epoch(epoch),
+        founder: NodeId(founder),
     }
 }
 

@@ -83,8 +83,8 @@ fn failed(error: impl std::fmt::Display) -> RootsError {
 
 fn run(view: &dyn VolumeView, since: Option<Listed>, out: &mut Out) -> Result<(), RootsError> {
     snapshots_are_kept(view)?;
-    let mut listed = Listed { seq: view.seq(), below: Ino(0) };
-    if let Some(since) = since.filter(|since| since.seq <= view.seq())
+    let mut listed = Listed { seq: view.seq(), below: Ino(0), line: view.line() };
+    if let Some(since) = since.filter(|since| since.seq <= view.seq() && since.line == view.line())
         && let Some(changed) = view.changed_inodes(since.seq).map_err(failed)?
     {
         let changed: Vec<Ino> = changed.range(..since.below).copied().collect();

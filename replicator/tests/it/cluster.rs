@@ -206,6 +206,10 @@ impl VolumeView for View {
         Ok((Vec::new(), None)) // this volume keeps its newest state only
     }
 
+    fn line(&self) -> causeway_namespace_core::lineage::Lineage {
+        Default::default()
+    }
+
     fn keeps(&self, seq: Seq) -> bool {
         seq == self.seq
     }

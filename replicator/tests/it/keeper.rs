@@ -59,6 +59,10 @@ impl VolumeView for Versions {
         Ok((page, next))
     }
 
+    fn line(&self) -> causeway_namespace_core::lineage::Lineage {
+        Default::default()
+    }
+
     fn keeps(&self, seq: Seq) -> bool {
         seq >= self.oldest
     }

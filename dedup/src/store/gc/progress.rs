@@ -19,6 +19,8 @@ pub struct Marked {
     pub seq: Seq,
     /// of the inodes below this one.
     pub below: Ino,
+    /// The line of the volume's history that the seq is of, in the caller's numbers.
+    pub line: [u64; 4],
     /// Whether the volume was walked as one of which every byte is to be here.
     pub follows: bool,
 }
@@ -30,7 +32,7 @@ const FILE: &str = "gc.mark";
 const MAGIC: [u8; 4] = *b"CWGM";
 const VERSION: u16 = 1;
 const HEADER_BYTES: usize = 48;
-const VOLUME_BYTES: usize = 32;
+const VOLUME_BYTES: usize = 64;
 /// More volumes than a cluster has.
 const VOLUMES_MAX: usize = 1 << 20;
 /// Words of the filter that are written or read at once.
@@ -95,7 +97,8 @@ fn write(file: &dyn DiskFile, reached: &Reached, progress: &Progress) -> io::Res
         head.extend_from_slice(&number.to_le_bytes());
     }
     for (volume, marked) in progress {
-        for number in [volume.0, marked.seq.0, marked.below.0, u64::from(marked.follows)] {
+        let numbers = [volume.0, marked.seq.0, marked.below.0, u64::from(marked.follows)];
+        for number in numbers.iter().chain(&marked.line) {
             head.extend_from_slice(&number.to_le_bytes());
         }
     }
@@ -126,8 +129,8 @@ fn read(file: &dyn DiskFile) -> io::Result<(Reached, Progress)> {
     }
     let mut progress = Progress::new();
     for entry in input.read(volumes as usize * VOLUME_BYTES)?.chunks_exact(VOLUME_BYTES) {
-        let [volume, seq, below, follows] = numbers(entry);
-        progress.insert(VolumeId(volume), Marked { seq: Seq(seq), below: Ino(below), follows: follows != 0 });
+        let [volume, seq, below, follows, line @ ..] = numbers::<8>(entry);
+        progress.insert(VolumeId(volume), Marked { seq: Seq(seq), below: Ino(below), line, follows: follows != 0 });
     }
     let mut filter = Vec::with_capacity(usize::try_from(words).map_err(io::Error::other)?);
     while filter.len() < filter.capacity().min(words as usize) {
@@ -199,7 +202,7 @@ mod tests {
         assert!(none.is_empty() && mark.reached.is_empty());
         let id = |number: u64| ChunkId(*blake3::hash(&number.to_le_bytes()).as_bytes());
         (0..5_000).for_each(|number| _ = mark.reached.add(&id(number)));
-        let marked = |below| Marked { seq: Seq(7), below: Ino(below), follows: true };
+        let marked = |below| Marked { seq: Seq(7), below: Ino(below), line: [1, 2, 3, below], follows: true };
         let progress: Progress = [(VolumeId(1), marked(9)), (VolumeId(4), marked(u64::MAX))].into();
         store.keep_mark(&mark.reached, &progress).unwrap();
         drop(store);
