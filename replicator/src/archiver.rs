@@ -79,6 +79,9 @@ impl From<ChangesError> for ArchiveError {
     }
 }
 
+/// How long nothing is looked at while nothing is committed: settings may have changed.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
+
 pub(crate) struct Archiver {
     pub(crate) cluster: ClusterId,
     pub(crate) source: Arc<dyn VolumeSource>,
@@ -106,12 +109,22 @@ impl Archiver {
         let mut leading = Leading { term: 0, writer: self.writer(), fenced: false };
         let mut dirty_since = None;
         let mut wait = self.interval;
+        let mut idle = false;
         loop {
+            if idle {
+                // Thousands of volumes at rest cost no timers. A new leader commits, so that it is noticed here too.
+                tokio::select! {
+                    _ = applied.changed() => {}
+                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                    () = self.stop.cancelled() => return,
+                }
+            }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.stop.cancelled() => return,
             }
             wait = self.interval;
+            idle = true;
             let seq = *applied.borrow_and_update();
             let term = self.source.leads().filter(|_| self.source.spec().0.archive);
             self.status.send_modify(|status| status.publishes = term.is_some());
@@ -126,6 +139,7 @@ impl Archiver {
             if leading.fenced || self.published() >= Some(seq) {
                 continue;
             }
+            idle = false;
             let since = *dirty_since.get_or_insert_with(Instant::now);
             self.show(seq, Some(since));
             let began = Instant::now();

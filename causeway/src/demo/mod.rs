@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use causeway_base::{NodeId, SiteName};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::args::{DemoArgs, Global, Output};
 use crate::cli::exit::{Exit, Failure};
@@ -42,6 +43,8 @@ pub(crate) async fn run(global: &Global, args: DemoArgs) -> anyhow::Result<Exit>
         return Err(Failure::error(Exit::NotFound, message));
     }
     let output = if args.json { Output::Json } else { global.output };
+    // From here on, before there is anything to take down: else an early Ctrl-C would leave it.
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
     let work = match &args.workdir {
         Some(dir) => {
             std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
@@ -54,13 +57,13 @@ pub(crate) async fn run(global: &Global, args: DemoArgs) -> anyhow::Result<Exit>
     // Ctrl-C ends the steps wherever they are; what they hold is then taken down below, in order.
     let ended = tokio::select! {
         done = demo.steps() => done.map(|()| None),
-        _ = tokio::signal::ctrl_c() => Ok(Some(Exit::Interrupted)),
+        _ = interrupt.recv() => Ok(Some(Exit::Interrupted)),
     };
     let keep = args.keep && matches!(ended, Ok(None));
     if keep {
         demo.announce();
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
+            _ = interrupt.recv() => {}
             (node, status) = demo.sites.cluster.any_exit() => {
                 eprintln!("node {node} ended: {status:?}");
             }
