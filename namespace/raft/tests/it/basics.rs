@@ -214,6 +214,7 @@ async fn what_the_store_lost_in_a_power_cut_comes_back_from_the_log() {
     }
     let digest = cluster.group(NodeId(1)).status().digest;
     let left = kv.after_power_cut();
+    drop(kv);
     cluster.kill(NodeId(1)).await;
     cluster.start_on(cluster.config_on(NodeId(1), Arc::new(left))).await;
     cluster.converge().await;
