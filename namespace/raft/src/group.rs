@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use causeway_base::{NodeId, Seq, VolumeId};
 use causeway_namespace_core::command::Request;
 use causeway_namespace_core::lineage::Lineage;
+use causeway_namespace_core::records::ReadError;
 
 use crate::coalesce::Coalescer;
 use crate::consensus::receive::Receiver;
@@ -51,6 +52,8 @@ pub struct Group {
     pub(crate) fenced: Arc<AtomicBool>,
     /// The way to whoever waits for a greater line's number.
     pub(crate) fences: Arc<Fences>,
+    /// Nodes whose replicas are known to be wrong: leadership does not go there.
+    pub(crate) avoided: Mutex<BTreeSet<NodeId>>,
 }
 
 impl fmt::Debug for Group {
@@ -107,6 +110,10 @@ impl Group {
         }
         if !self.is_leader() {
             return Err(ProposeError::NotLeader { leader: self.leader().filter(|leader| *leader != self.node) });
+        }
+        // Its outcomes would be wrong. It hands over within a moment: see upkeep.
+        if self.store.diverged().is_some() {
+            return Err(ProposeError::NotLeader { leader: None });
         }
         match self.wal.state() {
             WalState::Ok => {}
@@ -166,6 +173,7 @@ impl Group {
     /// # Errors
     /// Any [`StoreError`].
     pub fn view(&self) -> Result<StateView, StoreError> {
+        self.store.check_sound()?;
         self.store.view()
     }
 
@@ -174,7 +182,12 @@ impl Group {
     /// # Errors
     /// [`ViewError::TooOld`], [`ViewError::NotYet`], or the store failed.
     pub fn view_at(&self, seq: Seq) -> Result<StateView, ViewError> {
+        self.check_sound()?;
         self.store.view_at(seq)
+    }
+
+    fn check_sound(&self) -> Result<(), ViewError> {
+        self.store.check_sound().map_err(|error| ViewError::Read(ReadError::Store(error.to_string())))
     }
 
     /// The keys of the records that changed after one seq and up to another.
@@ -182,6 +195,7 @@ impl Group {
     /// # Errors
     /// [`ViewError::TooOld`]: the reader fell off and must start from a whole state.
     pub fn changes(&self, after: Seq, until: Seq) -> Result<Changes, ViewError> {
+        self.check_sound()?;
         self.store.changes(after, until)
     }
 
@@ -259,7 +273,7 @@ impl Group {
     /// As [`Group::transfer_leader`].
     pub async fn go_home_now(&self, steady: Duration) -> Result<bool, ProposeError> {
         let Some(home) = self.home().filter(|home| *home != self.node) else { return Ok(false) };
-        if !self.is_leader() {
+        if !self.is_leader() || self.is_avoided(home) {
             return Ok(false);
         }
         self.stir(LOOK).await;
@@ -285,6 +299,20 @@ impl Group {
     /// Has the next [`Group::take_home_changed`] say yes.
     pub fn mark_home_changed(&self) {
         self.home_changed.store(true, Ordering::Relaxed);
+    }
+
+    /// Says whether a node's replica is known to be wrong: leadership is not handed there as long as it is.
+    pub fn avoid(&self, node: NodeId, wrong: bool) {
+        let mut avoided = lock(&self.avoided);
+        if wrong {
+            avoided.insert(node)
+        } else {
+            avoided.remove(&node)
+        };
+    }
+
+    pub(crate) fn is_avoided(&self, node: NodeId) -> bool {
+        lock(&self.avoided).contains(&node)
     }
 
     /// Where leadership should be.

@@ -1,6 +1,6 @@
 //! All groups of a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +28,7 @@ use crate::consensus::receive::Receiver;
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::types::Raft;
 use crate::consensus::wire::kind;
+use crate::digests;
 use crate::election;
 use crate::error::{HandleError, StartError};
 use crate::fence::Fences;
@@ -141,6 +142,10 @@ pub struct Groups {
     /// Counts the times that a greater line was heard of.
     pub(crate) fence_changes: watch::Sender<u64>,
     heard: mpsc::Sender<Heard>,
+    /// Replicas that turned out to differ when another node asked.
+    pub(crate) contested: Mutex<BTreeSet<(VolumeId, NodeId)>>,
+    /// Places for comparisons that others ask for.
+    pub(crate) comparing: Arc<Semaphore>,
     recovery: Recovery,
     pub(crate) neighbours: Neighbours,
     pub(crate) stop: CancellationToken,
@@ -185,6 +190,8 @@ impl Groups {
             blocking,
             groups: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
+            contested: Mutex::default(),
+            comparing: Arc::new(Semaphore::new(digests::COMPARING_MAX)),
             recovery,
             neighbours: Neighbours::new(boot),
             stop: CancellationToken::new(),
@@ -235,7 +242,11 @@ impl Groups {
         let config = election::raft_config(&self.config, id, spec.home)?;
         let states = Arc::clone(&self.states);
         let storage = spec.lineage.storage(id);
-        let store = self.blocking.run(move || states.group(storage)).await.map_err(StartError::Store)?;
+        let open = move || {
+            let store = states.group(storage)?;
+            store.resume_install().map(|()| store)
+        };
+        let store = self.blocking.run(open).await.map_err(StartError::Store)?;
         let log = self.wal.group(storage);
         let fenced = Arc::new(AtomicBool::new(false));
         let network = NetworkFactory {
@@ -284,6 +295,7 @@ impl Groups {
             lineage: spec.lineage,
             fenced,
             fences: Arc::clone(&self.fences),
+            avoided: Mutex::default(),
             raft,
         }))
     }
@@ -294,9 +306,15 @@ impl Groups {
     /// Cancel safety: dropped, the group may run on; ask again.
     pub async fn stop(&self, id: VolumeId) {
         let _one = self.starting.lock().await;
-        let Some(group) = self.lock().remove(&id) else { return };
+        let Some(group) = self.get(id) else { return };
+        self.end(&group).await;
+    }
+
+    /// Ends a running group, under the lock of starts.
+    pub(crate) async fn end(&self, group: &Group) {
+        self.lock().remove(&group.id);
         if let Err(error) = group.raft.shutdown().await {
-            tracing::warn!(group = %id, %error, "a group did not stop in order");
+            tracing::warn!(group = %group.id, %error, "a group did not stop in order");
         }
     }
 
@@ -322,6 +340,9 @@ impl Groups {
         if matches!(request.kind, kind::REST | kind::PING) {
             return self.handle_node(from, request.kind, &request.payload);
         }
+        if digests::is_about_digests(request.kind) {
+            return self.handle_digests(from, &request).await;
+        }
         let group = self.of_line(from, request.group, request.lineage).await?;
         group.receiver.handle(from, request.kind, request.payload).await
     }
@@ -337,6 +358,9 @@ impl Groups {
         incoming: BoxStream<'static, Bytes>,
     ) -> Result<BoxStream<'static, Result<Bytes, HandleError>>, HandleError> {
         let group = self.of_line(from, request.group, request.lineage).await?;
+        if request.kind == kind::STATE_STREAM {
+            return self.send_state(from, group).await;
+        }
         group.receiver.handle_stream(from, request.kind, request.payload, incoming).await
     }
 

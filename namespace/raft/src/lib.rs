@@ -3,6 +3,7 @@
 //! - [`Groups`] opens a node's log and states and runs its groups; [`Group`] proposes, reads and watches.
 //! - [`wal`]: one write-ahead log for all groups.
 //! - [`store`]: the states, versioned by seq, in a key-value store.
+//! - [`digests`]: comparing replicas at equal seqs.
 //! - [`link`]: the seam to the network; [`memory_link`] is one within a process, for tests and simulations.
 //!
 //! openraft decides; everything it needs from disk and network is in `consensus`, and nothing outside this crate names it.
@@ -10,6 +11,7 @@
 
 mod coalesce;
 mod consensus;
+pub mod digests;
 mod election;
 pub mod error;
 mod fence;

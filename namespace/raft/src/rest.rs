@@ -106,13 +106,6 @@ impl Group {
         self.rest.is_resting()
     }
 
-    /// Its members, as far as is known here.
-    pub(crate) fn members(&self) -> Vec<NodeId> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.membership_config.membership().nodes().map(|(id, ())| NodeId(*id)).collect()
-    }
-
     /// Before something is asked of the leader. At rest its word is out of date, so that it could not take a proposal: a
     /// quorum confirms it first. Whoever comes meanwhile waits for that.
     pub(crate) async fn stir(&self, deadline: Duration) {

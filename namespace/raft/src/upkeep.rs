@@ -21,6 +21,8 @@ pub(crate) const ROUND: Duration = Duration::from_secs(1);
 const HOME_STEADY: u32 = 3;
 /// Rounds before it is tried again.
 const HOME_AGAIN: u32 = 10;
+/// Rounds before a replica that is wrong tries again to hand leadership over.
+const HAND_OVER_AGAIN: u32 = 3;
 /// Entries that home may be behind when leadership goes there; the transfer waits for the rest.
 const HOME_LAG: u64 = 64;
 /// Changed seqs pruned at once; applying waits no longer than for these.
@@ -54,6 +56,10 @@ impl Group {
         steady: Duration,
         blocking: Blocking,
     ) {
+        // The log is what a repair goes on from.
+        if self.diverged().is_some() {
+            return self.hand_over(memory, steady).await;
+        }
         self.compact(memory, keep).await;
         self.prune(memory, keep, now, blocking).await;
         self.go_home(memory, steady).await;
@@ -107,9 +113,30 @@ impl Group {
         }
     }
 
+    /// A replica that is wrong must not lead.
+    async fn hand_over(&self, memory: &mut Memory, steady: Duration) {
+        memory.home_wait = memory.home_wait.saturating_sub(1);
+        if !self.is_leader() || memory.home_wait > 0 {
+            return;
+        }
+        if self.rest.is_resting() {
+            self.stir(steady).await;
+        }
+        let able = |node: &NodeId| *node != self.node && !self.is_avoided(*node) && self.is_caught_up(*node, steady);
+        let Some(other) = self.members().into_iter().find(able) else {
+            tracing::error!(group = %self.id, "this node's replica is wrong and leads, and no other can take over now");
+            return;
+        };
+        tracing::warn!(group = %self.id, to = %other, "this node's replica is wrong: it hands leadership over");
+        memory.home_wait = HAND_OVER_AGAIN;
+        if let Err(error) = self.transfer_leader(other).await {
+            tracing::warn!(group = %self.id, %error, "leadership stayed");
+        }
+    }
+
     async fn go_home(&self, memory: &mut Memory, steady: Duration) {
         memory.home_wait = memory.home_wait.saturating_sub(1);
-        let Some(home) = self.home().filter(|home| *home != self.node) else { return };
+        let Some(home) = self.home().filter(|home| *home != self.node && !self.is_avoided(*home)) else { return };
         if !self.is_leader() {
             memory.home_steady = 0;
             return;

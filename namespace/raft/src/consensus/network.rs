@@ -322,6 +322,9 @@ impl Network {
         let SnapshotData::View(view) = snapshot.snapshot else {
             return Err(bad_answer("a received snapshot is not sent on"));
         };
+        if view.is_diverged() {
+            return Err(bad_answer("the replica here is known to be wrong: its state is not sent"));
+        }
         let failed = Arc::new(Mutex::new(None));
         let blocks = self.blocks(&view, Arc::clone(&failed));
         let request = self.request(kind::SNAPSHOT_STREAM, wire::encode(&VoteWire::from(&vote)));

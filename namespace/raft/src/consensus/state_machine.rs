@@ -8,7 +8,7 @@ use futures::stream::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 
-use crate::store::{self, GroupStore, SnapshotBlocks, SnapshotFile, StateStore, StateView, StoreError, chain};
+use crate::store::{self, Era, GroupStore, SnapshotBlocks, SnapshotFile, StateStore, StateView, StoreError, chain};
 
 use super::blocking::Blocking;
 use super::types::{LogId, Members, Outcomes, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position};
@@ -33,23 +33,27 @@ pub(crate) enum SnapshotData {
 pub(crate) struct StateMachine {
     states: Arc<StateStore>,
     group: Arc<GroupStore>,
+    era: Era,
     blocking: Blocking,
 }
 
 impl StateMachine {
+    /// Whatever applied to the state before is out from now on.
     pub(crate) fn new(states: Arc<StateStore>, group: Arc<GroupStore>, blocking: Blocking) -> Self {
-        Self { states, group, blocking }
+        let era = group.enter();
+        Self { states, group, era, blocking }
     }
 
     /// Applies, however long the disk is full: the entries are committed and may not be lost.
     async fn apply_all(&self, entries: Vec<store::Entry>) -> io::Result<Vec<Outcomes>> {
         let entries = Arc::new(entries);
         let first = entries.first().map_or(0, |entry| entry.position.index);
+        let era = self.era;
         let mut outcomes = Vec::with_capacity(entries.len());
         loop {
             let (group, work) = (Arc::clone(&self.group), Arc::clone(&entries));
             let done = outcomes.len();
-            let applied = self.blocking.run(move || group.apply(&work[done..])).await;
+            let applied = self.blocking.run(move || group.apply_in(era, &work[done..])).await;
             match applied {
                 Ok(applied) => {
                     outcomes.extend(applied.into_iter().map(Outcomes));
@@ -141,6 +145,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
         let group = Arc::clone(&self.group);
+        let era = self.era;
         let expected = meta.last_log_id.as_ref().map(position);
         let install = move || -> Result<(), StoreError> {
             let file = match snapshot {
@@ -159,7 +164,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 let reason = format!("it is of {:?}, {expected:?} was announced", file.header.applied);
                 return Err(StoreError::Snapshot { group: group.id(), reason });
             }
-            group.install(&file)
+            group.install_in(era, &file)
         };
         self.blocking.run(install).await.map_err(|error| io_error(&error))
     }

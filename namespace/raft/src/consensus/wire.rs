@@ -27,10 +27,18 @@ pub(crate) mod kind {
     pub(crate) const REST: u8 = 5;
     /// A sign of life; from node to node.
     pub(crate) const PING: u8 = 6;
+    /// Whether replicas of many groups are the same; see [`crate::digests`].
+    pub(crate) const DIGESTS: u8 = 8;
+    /// Sums of ranges of keys.
+    pub(crate) const SUMS: u8 = 9;
+    /// Keys of a range.
+    pub(crate) const KEYS: u8 = 10;
     /// A stream of appends.
     pub(crate) const APPEND_STREAM: u8 = 16;
     /// A stream of the blocks of a snapshot.
     pub(crate) const SNAPSHOT_STREAM: u8 = 17;
+    /// Asks for a stream of the blocks of the whole state.
+    pub(crate) const STATE_STREAM: u8 = 18;
 }
 
 /// Most entries in one message.

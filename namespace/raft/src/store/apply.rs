@@ -18,7 +18,7 @@ use super::layout::{
     record_key, stamped, unstamped,
 };
 use super::view::{corrupt, read_error};
-use super::{CHANGES, CURRENT, GroupStore, META, OLD, StoreError, lock};
+use super::{CHANGES, CURRENT, DigestMark, Era, GroupStore, META, OLD, StoreError, lock};
 
 /// Bytes of a batch after which the next entry begins a new one.
 const BATCH_BYTES: usize = 4 << 20;
@@ -51,10 +51,20 @@ impl GroupStore {
     /// [`StoreError::Damaged`] if an entry does not follow or does not decode, and whatever the store says; nothing was
     /// applied then.
     pub fn apply(&self, entries: &[Entry]) -> Result<Vec<Vec<Outcome>>, StoreError> {
+        self.apply_in(self.era(), entries)
+    }
+
+    /// As [`GroupStore::apply`], for one that [`GroupStore::enter`] let in.
+    ///
+    /// # Errors
+    /// Also [`StoreError::Replaced`].
+    pub(crate) fn apply_in(&self, era: Era, entries: &[Entry]) -> Result<Vec<Vec<Outcome>>, StoreError> {
         let mut current = lock(&self.meta);
+        self.check_era(era)?;
         let mut meta = current.clone();
         let mut work = Work::new(self);
         let mut outcomes = Vec::with_capacity(entries.len());
+        let mut marks = Vec::with_capacity(entries.len());
         for entry in entries {
             if meta.applied.is_some_and(|applied| entry.position.index <= applied.index) {
                 let applied = meta.seq();
@@ -62,12 +72,16 @@ impl GroupStore {
             }
             outcomes.push(self.apply_one(&mut work, &mut meta, entry)?);
             meta.applied = Some(entry.position);
+            marks.push(DigestMark { position: entry.position, digest: meta.digest });
             if work.bytes > BATCH_BYTES {
                 break;
             }
         }
         self.write(work, &meta)?;
         self.publish(&mut current, meta);
+        let mut ring = lock(&self.ring);
+        marks.into_iter().for_each(|mark| ring.push(mark));
+        drop(ring);
         let seq = current.seq();
         drop(current);
         self.applied.send_replace(seq);

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -15,11 +16,14 @@ use causeway_storage::disk::{DiskFile, Open};
 use causeway_storage::kv::{Batch, KvError, prefix_range};
 
 use super::layout::{
-    Kept, Meta, Position, current_key, decode_install, encode_install, encode_kept_version, encode_meta, group_of,
-    group_range, install_key, kept_key, meta_key, old_key, stamped, write_kept,
+    Kept, Meta, Position, current_key, decode_install, diverged_key, encode_install, encode_kept_version, encode_meta,
+    group_of, group_range, install_key, kept_key, meta_key, old_key, stamped, write_kept,
 };
+use super::ring::Ring;
 use super::snapshot::{Checked, Checker, SnapshotBlocks, SnapshotHeader, Stamped, is_seen};
-use super::{CHANGES, CURRENT, GroupStore, KEPT, META, OLD, SnapshotFile, StateStore, StateView, StoreError, lock};
+use super::{
+    CHANGES, CURRENT, Era, GroupStore, KEPT, META, OLD, SnapshotFile, StateStore, StateView, StoreError, lock,
+};
 
 /// Records deleted or put in one batch.
 const BATCH: usize = 4096;
@@ -32,21 +36,71 @@ impl GroupStore {
     /// # Errors
     /// Any [`StoreError`]; after one the state is either the old one or its installation goes on at the next start.
     pub fn install(&self, file: &SnapshotFile) -> Result<(), StoreError> {
+        self.install_in(self.era(), file)
+    }
+
+    /// Lets one in that applies and installs from now on; those before are out, though they may not know it yet.
+    pub(crate) fn enter(&self) -> Era {
+        let _idle = lock(&self.meta);
+        Era(self.era.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+
+    pub(super) fn era(&self) -> Era {
+        Era(self.era.load(Ordering::Acquire))
+    }
+
+    pub(super) fn check_era(&self, era: Era) -> Result<(), StoreError> {
+        if era == self.era() { Ok(()) } else { Err(StoreError::Replaced(self.id)) }
+    }
+
+    /// As [`GroupStore::install`], for one that [`GroupStore::enter`] let in.
+    ///
+    /// # Errors
+    /// Also [`StoreError::Replaced`].
+    pub(crate) fn install_in(&self, era: Era, file: &SnapshotFile) -> Result<(), StoreError> {
         // What readers get until the new state is whole.
         drop(self.view()?);
         let mut meta = lock(&self.meta);
+        self.check_era(era)?;
         let mut batch = Batch::new();
         batch.put(META, install_key(self.id), encode_install(self.id, &file.name)?);
         self.kv.write(batch).map_err(|source| self.kv_error(source))?;
         self.kv.persist().map_err(|source| self.kv_error(source))?;
         let installed = self.load(&file.name)?;
-        let seq = installed.seq();
-        self.publish(&mut meta, installed);
-        drop(meta);
-        self.persisted.store(seq.0, std::sync::atomic::Ordering::Release);
-        self.applied.send_replace(seq);
-        *lock(&self.view) = None;
+        self.settle(&mut meta, installed);
         Ok(())
+    }
+
+    /// Finishes an installation that failed half-way, if one did. The group must not start before.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; try again.
+    pub(crate) fn resume_install(&self) -> Result<(), StoreError> {
+        let mut meta = lock(&self.meta);
+        let sealed = self.kv.get(META, &install_key(self.id)).map_err(|source| self.kv_error(source))?;
+        let Some(sealed) = sealed else { return Ok(()) };
+        let installed = self.load(&decode_install(self.id, &sealed)?)?;
+        self.settle(&mut meta, installed);
+        Ok(())
+    }
+
+    /// Removes the file of a snapshot that is not installed after all. Blocks the thread.
+    pub(crate) fn discard(&self, file: &SnapshotFile) {
+        // Best effort: the next start removes it too.
+        let _ = self.disk.remove(&self.dir.join(&file.name));
+    }
+
+    /// Shows an installed state.
+    fn settle(&self, meta: &mut Meta, installed: Meta) {
+        let seq = installed.seq();
+        *lock(&self.ring) = Ring::of(&installed);
+        // The view of before first: it must not be read once the mark is gone.
+        *lock(&self.view) = None;
+        *lock(&self.diverged) = None;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.publish(meta, installed);
+        self.persisted.store(seq.0, Ordering::Release);
+        self.applied.send_replace(seq);
     }
 
     /// From the mark on.
@@ -91,6 +145,8 @@ impl GroupStore {
         write_kept(&mut batch, self.id, &kept)?;
         batch.put(META, meta_key(self.id), encode_meta(self.id, &meta)?);
         batch.delete(META, install_key(self.id));
+        // A replaced state is not the wrong one any more.
+        batch.delete(META, diverged_key(self.id));
         self.kv.write(batch).map_err(|source| self.kv_error(source))?;
         self.kv.persist().map_err(|source| self.kv_error(source))?;
         self.disk.remove(&path).map_err(|error| io("remove", error))?;

@@ -85,6 +85,11 @@ pub(super) fn install_key(group: VolumeId) -> Bytes {
     group_key(group, b"i")
 }
 
+/// Marks a replica that is wrong.
+pub(super) fn diverged_key(group: VolumeId) -> Bytes {
+    group_key(group, b"d")
+}
+
 pub(super) fn encode_meta(group: VolumeId, meta: &Meta) -> Result<Bytes, StoreError> {
     let sealed = envelope::seal_value(META_KIND, meta);
     sealed.map(Bytes::from).map_err(|error| StoreError::Damaged { group, reason: error.to_string() })

@@ -13,7 +13,10 @@ mod changes;
 mod install;
 mod kept;
 mod layout;
+mod mark;
+mod ring;
 mod snapshot;
+mod verify;
 mod view;
 
 #[cfg(test)]
@@ -40,7 +43,10 @@ pub use apply::{Entry, Payload};
 pub use between::{ChangedRecords, SeqChanges};
 pub use changes::{Changed, Changes};
 pub use layout::{Meta, Named, Position};
+pub use mark::DivergedMark;
+pub use ring::{DigestMark, MARKS_MAX};
 pub use snapshot::{SnapshotBlocks, SnapshotFile, SnapshotHeader, SnapshotReceiver};
+pub use verify::AddedUp;
 pub use view::StateView;
 use view::ViewState;
 
@@ -96,6 +102,19 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+    /// The replica is known to be wrong: read another.
+    #[error(
+        "this replica of group {group} differs from the others since seq {seq}; it is not read until it is repaired"
+    )]
+    Diverged {
+        /// Which group.
+        group: VolumeId,
+        /// The seq at which it was found.
+        seq: Seq,
+    },
+    /// The state was replaced under a part that still worked on the one before; nothing was changed.
+    #[error("the state of group {0} was replaced")]
+    Replaced(VolumeId),
     /// The operating system refused.
     #[error("{action} {path}")]
     Io {
@@ -256,6 +275,10 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Who may apply; see [`GroupStore::enter`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Era(u64);
+
 /// The state of one group.
 pub struct GroupStore {
     id: VolumeId,
@@ -267,6 +290,13 @@ pub struct GroupStore {
     /// The same for those who look; held for a moment only.
     published: Mutex<Meta>,
     applied: watch::Sender<Seq>,
+    /// What can be compared with other replicas.
+    ring: Mutex<ring::Ring>,
+    diverged: Mutex<Option<DivergedMark>>,
+    /// Counts those that were let in to apply, one after the other: only the last one may.
+    era: AtomicU64,
+    /// Counts what makes earlier states of this replica unreliable.
+    generation: AtomicU64,
     persisted: AtomicU64,
     /// The newest view that was asked for.
     view: Mutex<Option<(Arc<ViewState>, bool)>>,
@@ -283,6 +313,8 @@ impl GroupStore {
         let kv = Arc::clone(&store.kv);
         let meta = layout::read_meta(kv.as_ref() as &dyn KvRead, id)?;
         let applied = meta.seq();
+        let ring = Mutex::new(ring::Ring::of(&meta));
+        let diverged = mark::read(store.kv.as_ref(), id)?;
         Ok(Self {
             id,
             kv,
@@ -291,6 +323,10 @@ impl GroupStore {
             published: Mutex::new(meta.clone()),
             meta: Mutex::new(meta),
             applied: watch::Sender::new(applied),
+            ring,
+            generation: AtomicU64::new(diverged.is_some().into()),
+            diverged: Mutex::new(diverged),
+            era: AtomicU64::new(0),
             persisted: AtomicU64::new(applied.0),
             view: Mutex::default(),
         })

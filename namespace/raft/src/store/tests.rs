@@ -14,7 +14,9 @@ use causeway_storage::disk::sim::{Fault, Operation};
 use causeway_storage::disk::{Disk, RealDisk, SimDisk};
 use causeway_storage::kv::{Kv, MemoryKv};
 
-use super::{Entry, GroupStore, Payload, Position, STATE_SPACES, SnapshotBlocks, StateStore, StoreError, ViewError};
+use super::{
+    DivergedMark, Entry, GroupStore, Payload, Position, STATE_SPACES, SnapshotBlocks, StateStore, StoreError, ViewError,
+};
 
 const GROUP: VolumeId = VolumeId(3);
 
@@ -181,6 +183,83 @@ fn many() -> Vec<Option<Command>> {
     commands(ops.collect())
 }
 
+fn mark() -> DivergedMark {
+    DivergedMark { seq: Seq(2), at: Timestamp(7), why: "it differs".to_owned() }
+}
+
+#[test]
+fn an_installation_that_failed_is_finished_before_anything_else() {
+    let source_dir = tempfile::tempdir().unwrap();
+    let source = open(&Arc::new(MemoryKv::new(STATE_SPACES)), source_dir.path()).group(GROUP).unwrap();
+    let commands = many();
+    apply(&source, &commands, 4);
+    let disk = SimDisk::new(3);
+    let kv = Arc::new(MemoryKv::new(STATE_SPACES));
+    let store = StateStore::open(kv, Arc::new(disk.clone()), Path::new("snapshots")).unwrap();
+    let group = store.group(GROUP).unwrap();
+    apply(&group, &commands[..2], 1);
+    group.mark_diverged(mark()).unwrap();
+    let generation = group.generation();
+    let mut receiver = group.receive_snapshot().unwrap();
+    for block in SnapshotBlocks::of(&source.view().unwrap()).unwrap().unwrap() {
+        receiver.push(&block.unwrap()).unwrap();
+    }
+    let file = receiver.finish().unwrap();
+    disk.inject(Fault::next(&[Operation::Read]));
+    assert!(group.install(&file).is_err());
+    assert!(group.diverged().is_some());
+    group.resume_install().unwrap();
+    assert_eq!(all(&group.view().unwrap()), all(&source.view().unwrap()));
+    assert_eq!((group.diverged(), group.applied()), (None, source.applied()));
+    assert!(group.generation() > generation);
+    // Nothing is left to do.
+    group.resume_install().unwrap();
+    assert_eq!(group.marks(), [source.mark_at(source.applied()).unwrap()]);
+}
+
+#[test]
+fn whoever_worked_on_the_state_before_is_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let group = open(&Arc::new(MemoryKv::new(STATE_SPACES)), dir.path()).group(GROUP).unwrap();
+    let commands = many();
+    let before = group.enter();
+    group.apply_in(before, &[entry(1, commands[0].as_ref())]).unwrap();
+    let now = group.enter();
+    let late = group.apply_in(before, &[entry(2, commands[1].as_ref())]);
+    assert!(matches!(late, Err(StoreError::Replaced(_))), "{late:?}");
+    assert_eq!(group.applied(), Seq(1));
+    group.apply_in(now, &[entry(2, commands[1].as_ref())]).unwrap();
+}
+
+#[test]
+fn records_are_added_up_and_what_was_changed_at_rest_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let kv = Arc::new(MemoryKv::new(STATE_SPACES));
+    let group = open(&kv, dir.path()).group(GROUP).unwrap();
+    apply(&group, &many(), 3);
+    let sum = group.view().unwrap().add_up(|_| true).unwrap().unwrap();
+    assert!(sum.right && sum.seq == Seq(7) && sum.records == group.meta().records, "{sum:?}");
+    let all_keys = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+    let stored: Vec<_> = kv.snapshot().scan(super::CURRENT, all_keys, false).map(Result::unwrap).collect();
+    for (key, value) in stored {
+        let put = |value: Option<Bytes>| {
+            let mut batch = causeway_storage::kv::Batch::new();
+            match value {
+                Some(value) => batch.put(super::CURRENT, key.clone(), value),
+                None => batch.delete(super::CURRENT, key.clone()),
+            }
+            kv.write(batch).unwrap();
+            group.fresh_view().unwrap().add_up(|_| true)
+        };
+        let mut flipped = value.to_vec();
+        *flipped.last_mut().unwrap() ^= 1;
+        assert!(!put(Some(flipped.into())).unwrap().unwrap().right);
+        assert!(!put(None).unwrap().unwrap().right);
+        assert!(put(Some(value.slice(..3))).is_err());
+        assert!(put(Some(value)).unwrap().unwrap().right);
+    }
+}
+
 /// A power cut at any moment of an installation: the next start has the old state or the new one, whole.
 #[test]
 fn an_interrupted_installation_is_finished_or_never_was() {
@@ -199,6 +278,8 @@ fn an_interrupted_installation_is_finished_or_never_was() {
         apply(&group, &commands[..2], 1);
         store.persist().unwrap();
         let before = all(&group.view().unwrap());
+        // As in a repair: the old state is marked as wrong, the new one is not.
+        group.mark_diverged(mark()).unwrap();
         disk.cut_power_at(cut);
         let installed = (|| -> Result<(), StoreError> {
             let mut receiver = group.receive_snapshot()?;
@@ -211,7 +292,9 @@ fn an_interrupted_installation_is_finished_or_never_was() {
         // The store lost what it had not persisted at the same moment.
         let kv = Arc::new(kv.after_power_cut());
         let store = StateStore::open(kv, Arc::new(disk), dir).unwrap();
-        let after = all(&store.group(GROUP).unwrap().view().unwrap());
+        let group = store.group(GROUP).unwrap();
+        let after = all(&group.view().unwrap());
+        assert_eq!(group.diverged(), (after == before).then(mark), "cut at {cut}");
         assert!(after == before || after == wanted, "cut at {cut}");
         assert!(installed.is_err() || after == wanted, "cut at {cut}: it was installed");
         if after == wanted { new_seen += 1 } else { old_seen += 1 }

@@ -3,6 +3,7 @@
 
 mod basics;
 mod cluster;
+mod digests;
 mod faults;
 mod membership;
 mod promotion;

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use causeway_base::{ClientId, Epoch, NodeId, Seq};
 use causeway_namespace_core::command::{Outcome, RequestBody, SessionId};
+use causeway_namespace_core::descent::DescentError;
+use causeway_namespace_core::digest::Digest;
 use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::query;
 use causeway_namespace_core::records::Records;
+use causeway_namespace_raft::digests::{CompareError, Compared, DigestAsk, RepairError};
 use causeway_namespace_raft::{
-    Driven, Group, GroupSpec, Groups, GroupsConfig, HandleError, Members, PeerRequest, ProposeError, Refounding,
-    Rewritten, STATE_SPACES, StartError, Timing,
+    Driven, Group, GroupSpec, Groups, GroupsConfig, HandleError, LinkError, Members, PeerRequest, ProposeError,
+    Refounding, Rewritten, STATE_SPACES, StartError, Timing,
 };
 use causeway_storage::disk::SimDisk;
 use causeway_storage::kv::{Kv, MemoryKv};
@@ -93,6 +96,42 @@ async fn join_and_compare(cluster: &Cluster, new: &Group, fork: Seq) {
         assert_eq!((entries[0].seq, commands), (Seq(fork.0 + 1), 5));
         assert!(groups.line_last(GROUP, Lineage::default()).await.unwrap() >= Seq(fork.0 + 5));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_are_not_compared_and_do_not_repair_each_other() {
+    let (cluster, _, fork, new) = split().await;
+    let (one, three) = (&cluster.nodes[&NodeId(1)], &cluster.nodes[&NodeId(3)]);
+    let old = one.get(GROUP).unwrap();
+    let old_state = one.fetch_state(NodeId(2), GROUP).await.unwrap();
+    let ask = |lineage, marks| [DigestAsk { group: GROUP, lineage, marks }];
+    cluster.net.heal();
+    // Whether node 1 has heard by now or not.
+    let asked = three.ask_digests(NodeId(1), &ask(LINE, new.digest_marks()), DEADLINE).await.unwrap();
+    let back = one.ask_digests(NodeId(3), &ask(Lineage::default(), old.digest_marks()), DEADLINE).await.unwrap();
+    assert_eq!((&asked[0].compared, &back[0].compared), (&Compared::NotHere, &Compared::NotHere));
+    assert!(!asked[0].diverged && !back[0].diverged);
+    let view = old.view().unwrap();
+    let found = one.differing_records(NodeId(3), &old, view, 10, DEADLINE, Default::default()).await;
+    assert!(matches!(found, Err(DescentError::Other(CompareError::Link(LinkError::Fenced(LINE))))), "{found:?}");
+    drop(old);
+
+    join_and_compare(&cluster, &new, fork).await;
+    // At equal seqs with other records: that is a difference in a line, and nothing between two.
+    let mut marks = new.digest_marks();
+    marks.iter_mut().for_each(|mark| mark.digest = Digest::from_bytes([7; 32]));
+    let other_line = one.ask_digests(NodeId(3), &ask(Lineage::default(), marks.clone()), DEADLINE).await.unwrap();
+    assert_eq!(other_line[0].compared, Compared::NotHere);
+    assert!(three.take_contested().is_empty());
+    let same_line = one.ask_digests(NodeId(3), &ask(LINE, marks), DEADLINE).await.unwrap();
+    assert!(matches!(same_line[0].compared, Compared::Differs { .. }), "{same_line:?}");
+    assert_eq!(three.take_contested(), [(GROUP, NodeId(1))].into());
+    let replaced = one.replace_state(GROUP, old_state).await;
+    assert!(matches!(replaced, Err(RepairError::NotHere(GROUP))), "{replaced:?}");
+    let group = one.get(GROUP).unwrap();
+    assert_eq!((group.lineage(), files(&group)), (LINE, 12));
+    drop((group, new));
+    cluster.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
