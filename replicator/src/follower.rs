@@ -86,10 +86,18 @@ impl Follower {
         let (volume, (_, epoch)) = (self.source.id(), self.source.spec());
         let watermarks = self.watermarks.clone();
         let persisted = blocking(move || watermarks.load(volume, epoch)).await.ok().flatten();
-        let mut work = Work { follower: &self, state: SyncState::new(persisted), persisted, persisted_at: None, epoch };
+        let mut work = Work {
+            follower: &self,
+            state: SyncState::new(persisted),
+            persisted,
+            persisted_at: None,
+            epoch,
+            generation: 0,
+        };
         let mut retry = RETRY_MIN;
         loop {
             let seq = *applied.borrow_and_update();
+            work.check_generation().await;
             work.state.applied(seq);
             let wait = match work.step().await {
                 Ok(()) => {
@@ -134,9 +142,24 @@ struct Work<'a> {
     persisted: Option<Watermark>,
     persisted_at: Option<Instant>,
     epoch: Epoch,
+    generation: u64,
 }
 
 impl Work<'_> {
+    /// Forgets what was verified against metadata that turned out to be wrong.
+    async fn check_generation(&mut self) {
+        let generation = self.follower.source.generation();
+        if generation == self.generation {
+            return;
+        }
+        (self.generation, self.state, self.persisted) = (generation, SyncState::new(None), None);
+        let (watermarks, volume) = (self.follower.watermarks.clone(), self.follower.source.id());
+        tracing::warn!(%volume, "the replica of the metadata was wrong: every chunk of the volume is looked for again");
+        if let Ok(Err(error)) = blocking(move || watermarks.remove(volume)).await {
+            tracing::error!(%volume, %error, "the watermark was not removed; it is replaced when the volume is checked");
+        }
+    }
+
     /// Brings here what the newest state needs, if that is not here yet.
     async fn step(&mut self) -> Result<(), RunError> {
         let (spec, epoch) = self.follower.source.spec();

@@ -93,6 +93,12 @@ pub trait VolumeSource: Send + Sync + Debug {
         Ok(None)
     }
 
+    /// Another number than before: what was read until then may have been wrong, since the replica of the metadata was
+    /// found to be wrong, or was replaced. Zero if neither was so. [`VolumeSource::watch_applied`] wakes up for it.
+    fn generation(&self) -> u64 {
+        0
+    }
+
     /// The keys that changed after one seq, up to and with another.
     ///
     /// # Errors

@@ -62,6 +62,15 @@ impl Watermarks {
         self.disk.sync_dir(&self.dir)
     }
 
+    /// Removes the watermark of a volume, if it has one; durable on return. Blocks.
+    pub(crate) fn remove(&self, volume: VolumeId) -> io::Result<()> {
+        match self.disk.remove(&self.path(volume)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => self.disk.sync_dir(&self.dir),
+        }
+    }
+
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let file = self.disk.open(path, Open::Read)?;
         let most = u64::from(KIND.payload_bytes_max) + envelope::OVERHEAD as u64;
@@ -99,6 +108,10 @@ mod tests {
             assert_eq!(watermarks.load(volume, Epoch(1)), Some(watermark));
         }
         assert_eq!(watermarks.load(volume, Epoch(2)), None);
+        assert_eq!(watermarks.load(VolumeId(8), Epoch(1)), None);
+        watermarks.store(VolumeId(8), Epoch(1), Watermark { seq: Seq(1), digest: [5; 32] }).unwrap();
+        watermarks.remove(VolumeId(8)).unwrap();
+        watermarks.remove(VolumeId(8)).unwrap();
         assert_eq!(watermarks.load(VolumeId(8), Epoch(1)), None);
         let path = dir.join("v7.watermark");
         let mut bytes = std::fs::read(&path).unwrap();
