@@ -14,6 +14,7 @@ use causeway_transport::grpc::IncomingLimits;
 use causeway_transport::net::{Dial, Tcp};
 
 use crate::content::ContentCheck;
+use crate::digest::DigestOptions;
 use causeway_namespace_raft::wal::WalOptions;
 use causeway_namespace_raft::{Retention, Timing};
 
@@ -44,6 +45,8 @@ pub struct NamespaceConfig {
     pub wal: WalOptions,
     /// What is kept of log and old states.
     pub retention: Retention,
+    /// How replicas are compared.
+    pub digests: DigestOptions,
     /// Bounds of the services.
     pub limits: Limits,
 }
@@ -72,6 +75,7 @@ impl NamespaceConfig {
             timing: Timing::default(),
             wal: WalOptions::default(),
             retention: Retention::default(),
+            digests: DigestOptions::default(),
             limits: Limits::default(),
         }
     }

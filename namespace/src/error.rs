@@ -89,6 +89,19 @@ pub enum Error {
         /// The most.
         max: usize,
     },
+    /// The replica on this node is known to be wrong, and is not read.
+    #[error(
+        "group {group}: the replica on {node} differs from the others since seq {seq} and is not read until it is \
+         repaired; ask another node"
+    )]
+    Diverged {
+        /// Which group.
+        group: VolumeId,
+        /// The node.
+        node: NodeId,
+        /// The seq at which it was found.
+        seq: Seq,
+    },
     /// The group stopped on this node: its disk or its state failed.
     #[error("group {group} is stopped on this node: {reason}")]
     Stopped {
@@ -159,7 +172,7 @@ impl Error {
             | Self::ShuttingDown => RetryClass::Transient,
             Self::Unknown { .. } => RetryClass::Unknown,
             // Another node may have it whole; this one needs a person.
-            Self::Stopped { .. } => RetryClass::Transient,
+            Self::Stopped { .. } | Self::Diverged { .. } => RetryClass::Transient,
             Self::Read(_) => RetryClass::Damaged,
         }
     }
@@ -178,6 +191,7 @@ impl Error {
             Self::TooOld { .. } | Self::TooEarly { .. } => "too-old",
             Self::TooMuch { .. } => "too-much",
             Self::Stopped { .. } => "stopped",
+            Self::Diverged { .. } => "diverged",
             Self::Invalid(_) => "invalid",
             Self::Content(ContentError::Missing { .. }) => "content-missing",
             Self::Content(ContentError::Invalid(_)) => "content-invalid",

@@ -10,6 +10,7 @@ mod catalog;
 pub mod client;
 mod config;
 mod content;
+mod digest;
 mod entry;
 mod error;
 mod incarnation;
@@ -28,6 +29,10 @@ mod wire;
 pub use catalog::Catalog;
 pub use config::{Limits, NamespaceConfig, Parts};
 pub use content::{ContentCheck, ContentError, ContentHold, Unchecked};
+pub use digest::{
+    DifferingRecord, DifferingRecords, DigestOptions, DigestReport, Divergence, RecordDiffers, Repaired, Verdict,
+    VerifyReport,
+};
 pub use entry::{Entry, Found, Mutated, Page, Place, VolumeReport, VolumeTotals};
 pub use error::Error;
 pub use incarnation::{FILE as INCARNATION_FILE, Incarnation, IncarnationError};

@@ -10,6 +10,7 @@ use causeway_base::{ClusterId, Epoch, NodeId, Seq, SiteName, VolumeId};
 use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::root::NodeRecord;
 
+use crate::digest::DigestReport;
 use crate::upkeep::UpkeepStatus;
 
 /// Status of parts that the namespace does not know: chunk store, replicator, repository, data transport. Attached to a
@@ -190,6 +191,8 @@ pub struct GroupReport {
     pub digest: String,
     /// Why the group stopped on that node, if it did.
     pub stopped: Option<String>,
+    /// Whether it is the same as the other replicas.
+    pub digests: DigestReport,
 }
 
 /// A node about itself.
@@ -215,6 +218,8 @@ pub struct NodeStatus {
     pub transfers: Vec<Transfer>,
     /// The upkeep of its chunk store, if it has one.
     pub upkeep: Option<UpkeepStatus>,
+    /// Messages sent to compare replicas, since its start.
+    pub digest_messages: u64,
 }
 
 impl NodeStatus {
@@ -252,6 +257,12 @@ pub struct ClusterStatus {
 }
 
 impl ClusterStatus {
+    /// The replicas on all nodes that were reached.
+    pub fn groups(&self) -> impl Iterator<Item = (NodeId, &GroupReport)> {
+        let up = self.nodes.iter().filter_map(|report| report.status.as_ref().ok());
+        up.flat_map(|status| status.groups.iter().map(move |group| (status.node.id, group)))
+    }
+
     /// For each site the lowest watermark of a volume over the site's nodes; a node that keeps none, or was not reached,
     /// counts as zero.
     #[must_use]

@@ -12,6 +12,7 @@ use causeway_topology::TopologySpec;
 
 use super::attempt::bad_answer;
 use super::{ClientError, NamespaceClient, Node};
+use crate::digest::{Repaired, VerifyReport};
 use crate::entry::VolumeReport;
 use crate::node::{AsideLine, AsideSeq, Promoted};
 use crate::read::{Consistency, Freshness, Read};
@@ -365,6 +366,48 @@ impl NamespaceClient {
             };
             let run: Run<ScrubReport> =
                 Run::from_wire(self.try_all(what, attempt).await?).map_err(|error| bad_answer(what, &error))?;
+            if run.outcome.is_some() {
+                return Ok(run);
+            }
+            (message.node, message.ticket) = (run.node.0, run.ticket);
+        }
+    }
+
+    /// Adds up the records of a volume's replica on a node (`None`: the one that answers), and waits for the end of it.
+    ///
+    /// # Errors
+    /// As [`NamespaceClient::store_gc`].
+    pub async fn volume_verify(&self, volume: VolumeId, on: Option<NodeId>) -> Result<Run<VerifyReport>, ClientError> {
+        let what = format!("verify {volume}");
+        let mut message = v1::VolumeVerifyRequest { volume: volume.0, node: on.map_or(0, |node| node.0), ticket: 0 };
+        loop {
+            let attempt = |node: Node, limit| {
+                let request = self.request(message, limit);
+                async move { node.admin().volume_verify(request).await }
+            };
+            let answer = self.try_all(what.as_str(), attempt).await?;
+            let run: Run<VerifyReport> = Run::from_wire(answer).map_err(|error| bad_answer(&what, &error))?;
+            if run.outcome.is_some() {
+                return Ok(run);
+            }
+            (message.node, message.ticket) = (run.node.0, run.ticket);
+        }
+    }
+
+    /// Declares a volume's replica on a node wrong, has it replaced by another's, and waits for the end of it.
+    ///
+    /// # Errors
+    /// As [`NamespaceClient::store_gc`].
+    pub async fn volume_repair(&self, volume: VolumeId, on: NodeId) -> Result<Run<Repaired>, ClientError> {
+        let what = format!("repair {volume}");
+        let mut message = v1::VolumeRepairRequest { volume: volume.0, node: on.0, ticket: 0 };
+        loop {
+            let attempt = |node: Node, limit| {
+                let request = self.request(message, limit);
+                async move { node.admin().volume_repair(request).await }
+            };
+            let answer = self.try_all(what.as_str(), attempt).await?;
+            let run: Run<Repaired> = Run::from_wire(answer).map_err(|error| bad_answer(&what, &error))?;
             if run.outcome.is_some() {
                 return Ok(run);
             }

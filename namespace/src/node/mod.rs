@@ -1,6 +1,7 @@
 //! The namespace of a node: its groups, the way to their leaders, and what is asked of them.
 
 mod aside;
+mod digests;
 pub(crate) mod forward;
 pub(crate) mod join;
 pub(crate) mod manage;
@@ -33,6 +34,7 @@ use crate::config::{NamespaceConfig, Parts};
 use crate::content::ContentCheck;
 use crate::error::Error;
 use crate::incarnation::{Incarnation, IncarnationError};
+use crate::node::digests::Digests;
 use crate::node::forward::Forward;
 use crate::node::join::{JoinError, Joined};
 use crate::node::replica::Replica;
@@ -76,7 +78,7 @@ pub enum StartError {
 ///
 /// Tasks: one serves gRPC; one joins the cluster and then follows the root group's tables, starting the volumes that have a
 /// replica here; one for each group runs its read rounds; one has
-/// ended locks collected. All end with [`Namespace::shutdown`].
+/// ended locks collected; one compares replicas with other nodes'. All end with [`Namespace::shutdown`].
 #[derive(Debug)]
 pub struct Namespace {
     pub(crate) config: NamespaceConfig,
@@ -92,6 +94,7 @@ pub struct Namespace {
     started_replicas: watch::Sender<u64>,
     sources: RwLock<Vec<Arc<dyn StatusSource>>>,
     keeper: OnceLock<Arc<dyn StoreKeeper>>,
+    pub(crate) digests: Digests,
     joined: watch::Sender<Joined>,
     /// Its data folder took part in the cluster before this start.
     joined_before: bool,
@@ -130,6 +133,7 @@ impl Namespace {
             started_replicas: watch::Sender::new(0),
             sources: RwLock::default(),
             keeper: OnceLock::new(),
+            digests: Digests::default(),
             joined: watch::Sender::new(Joined::NotYet),
             joined_before: incarnation.joined,
             tasks: TaskTracker::new(),
@@ -140,6 +144,7 @@ impl Namespace {
         service::serve(&namespace, listener, &parts.identity).map_err(StartError::Listen)?;
         namespace.tasks.spawn(join::run(namespace.clone(), parts, incarnation));
         namespace.tasks.spawn(namespace.clone().expire_locks());
+        namespace.tasks.spawn(digests::run(namespace.clone()));
         Ok(namespace)
     }
 

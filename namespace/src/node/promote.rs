@@ -50,6 +50,8 @@ struct Survivor {
     node: NodeId,
     site: SiteName,
     witness: bool,
+    /// Its replica is known to be wrong (docs/digest.md).
+    wrong: bool,
     group: GroupReport,
 }
 
@@ -145,14 +147,18 @@ impl Namespace {
             let groups = report.status.ok()?.groups;
             let found = groups.into_iter().find(|found| found.volume == group && found.stopped.is_none())?;
             let (node, site, witness) = (report.node.id, report.node.site, report.node.witness);
-            Some(Survivor { node, site, witness, group: found })
+            let wrong = found.digests.divergence.as_ref().is_some_and(|known| known.verdict.is_own());
+            Some(Survivor { node, site, witness, wrong, group: found })
         };
         let mut survivors: Vec<Survivor> = status.nodes.into_iter().filter_map(survivor).collect();
         let line = survivors.iter().map(|survivor| survivor.group.lineage).max().unwrap_or_default();
         survivors.retain(|survivor| survivor.group.lineage == line);
-        let here = survivors.iter().filter(|survivor| survivor.site == *site && !survivor.witness);
+        let able = |survivor: &&Survivor| !survivor.witness && !survivor.wrong;
+        let here = survivors.iter().filter(able).filter(|survivor| survivor.site == *site);
         let Some(best) = here.max_by_key(|survivor| (survivor.group.applied, Reverse(survivor.node))) else {
-            return refused(format!("no node of site {site} has a replica of it that runs"));
+            return refused(format!(
+                "no node of site {site} has a replica of it that runs and is not known to be wrong"
+            ));
         };
         let voters = &best.group.voters;
         let voting = voters.iter().filter(|voter| answering.contains(voter)).count();
@@ -165,7 +171,7 @@ impl Namespace {
         if best.group.applied == Seq::ZERO {
             return refused(format!("site {site} has nothing of it"));
         }
-        let newest = survivors.iter().filter(|other| !other.witness).max_by_key(|other| other.group.applied);
+        let newest = survivors.iter().filter(able).max_by_key(|other| other.group.applied);
         if let Some(other) = newest.filter(|other| other.group.applied > best.group.applied) {
             return refused(format!(
                 "{} at site {} has seq {} of it, {} at site {site} only {}: promote it there",
@@ -220,6 +226,11 @@ impl Namespace {
         let started = Instant::now();
         let left = || deadline.saturating_sub(started.elapsed());
         let group = self.group(id).ok_or_else(|| Error::NotPromoted(format!("{id} does not run on this node")))?;
+        if group.diverged().is_some() {
+            let message =
+                "this node's replica of it differs from the others and is known to be wrong; nothing was done";
+            return Err(Error::NotPromoted(format!("{id}: {message}")));
+        }
         let (before, fork) = (group.lineage(), group.applied());
         let last = last.max(group.status().last_log).max(fork);
         // From now on this state is what the volume is: a power cut must not take it.

@@ -95,6 +95,9 @@ impl Replica {
             let waited = self.group.wait_applied(seq_min, left).await;
             waited.map_err(|error| wait_error(self.id(), error))?;
         }
+        if let Some(mark) = self.group.diverged() {
+            return Err(Error::Diverged { group: self.id(), node: self.node, seq: mark.seq });
+        }
         // Taken before the view, which can only be newer.
         let fresh = self.fresh.since();
         let view = self.group.view().map_err(|error| ReadError::Store(error.to_string()))?;

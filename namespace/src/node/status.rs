@@ -10,6 +10,7 @@ use causeway_proto::v1::NodeStatusRequest;
 use futures::future::join_all;
 
 use super::Namespace;
+use crate::digest::DigestReport;
 use crate::entry::{VolumeReport, VolumeTotals};
 use crate::error::Error;
 use crate::read::{Consistency, Freshness, Read};
@@ -25,7 +26,8 @@ impl Namespace {
     /// This node about itself.
     #[must_use]
     pub fn node_status(&self) -> NodeStatus {
-        let groups = self.replicas_now().iter().map(|group| report(group.status())).collect();
+        let groups =
+            self.replicas_now().iter().map(|group| report(group.status(), self.digests.report(group.id()))).collect();
         let sources = self.sources();
         let mut status = NodeStatus {
             node: self.node.clone(),
@@ -36,6 +38,7 @@ impl Namespace {
             watermarks: sources.iter().flat_map(|source| source.watermarks()).collect(),
             archives: sources.iter().flat_map(|source| source.archives()).collect(),
             transfers: sources.iter().flat_map(|source| source.transfers()).collect(),
+            digest_messages: self.digests.asked(),
             upkeep: self.keeper().map(|keeper| keeper.status()),
             wire: self.peers.wire().into_iter().chain(sources.iter().flat_map(|source| source.wire())).collect(),
         };
@@ -130,8 +133,9 @@ impl Namespace {
     }
 }
 
-fn report(status: GroupStatus) -> GroupReport {
+fn report(status: GroupStatus, digests: DigestReport) -> GroupReport {
     GroupReport {
+        digests,
         volume: status.group,
         lineage: status.lineage,
         leader: status.leader,

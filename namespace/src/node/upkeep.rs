@@ -20,7 +20,7 @@ use crate::wire::Wire;
 use causeway_namespace_raft::StateView;
 
 /// What is left of a deadline for the way back.
-const MARGIN: Duration = Duration::from_millis(250);
+pub(super) const MARGIN: Duration = Duration::from_millis(250);
 /// Longest wait for a page of a listing: the first may take a look at all that changed.
 const PAGE_MAX: Duration = Duration::from_secs(120);
 
@@ -160,6 +160,6 @@ impl Namespace {
     }
 }
 
-fn not_reached(node: NodeId, status: &tonic::Status) -> Error {
+pub(super) fn not_reached(node: NodeId, status: &tonic::Status) -> Error {
     Error::Invalid(format!("{node} was not reached: {}", rpc::message_of(status)))
 }

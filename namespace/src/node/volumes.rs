@@ -80,7 +80,7 @@ impl Namespace {
         Ok(true)
     }
 
-    async fn start_group(&self, id: VolumeId, spec: GroupSpec) -> Result<Arc<Group>, String> {
+    pub(super) async fn start_group(&self, id: VolumeId, spec: GroupSpec) -> Result<Arc<Group>, String> {
         let group = self.groups.start(id, spec).await.map_err(|error| rpc::chain(&error))?;
         let replica =
             Replica::new(group.clone(), self.id(), self.forward.clone(), &self.tasks, self.stop.child_token());

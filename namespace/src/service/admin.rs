@@ -232,6 +232,28 @@ impl admin_server::Admin for Service {
         Ok(Response::new(v1::VolumeAsideResponse { seqs, end: found.1, ..Default::default() }))
     }
 
+    async fn volume_verify(
+        &self,
+        request: Request<v1::VolumeVerifyRequest>,
+    ) -> Result<Response<v1::VolumeVerifyResponse>, Status> {
+        let admitted = self.guard.lasting(&request)?;
+        let v1::VolumeVerifyRequest { volume, node, ticket } = request.into_inner();
+        let node = wire::node_or_none(node);
+        let run = self.namespace.volume_verify(VolumeId(volume), node, ticket, admitted.deadline).await?;
+        Ok(Response::new(run.into_wire()))
+    }
+
+    async fn volume_repair(
+        &self,
+        request: Request<v1::VolumeRepairRequest>,
+    ) -> Result<Response<v1::VolumeRepairResponse>, Status> {
+        let admitted = self.guard.lasting(&request)?;
+        let v1::VolumeRepairRequest { volume, node, ticket } = request.into_inner();
+        let node = wire::node_or_none(node);
+        let run = self.namespace.volume_repair(VolumeId(volume), node, ticket, admitted.deadline).await?;
+        Ok(Response::new(run.into_wire()))
+    }
+
     async fn sync_wait(&self, request: Request<v1::SyncWaitRequest>) -> Result<Response<v1::SyncWaitResponse>, Status> {
         let admitted = self.guard.lasting(&request)?;
         let message = request.into_inner();

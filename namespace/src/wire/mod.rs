@@ -4,6 +4,7 @@
 //! What comes in is checked here: lengths, unset fields, unknown enum values. A message is bounded by the size limit of its
 //! connection before it gets here.
 
+mod digest;
 mod listing;
 mod manage;
 mod status;
@@ -90,6 +91,11 @@ pub(crate) fn site(name: String, field: &'static str) -> Result<SiteName, WireEr
 /// Node ids where zero stands for none.
 pub(crate) fn node_or_none(id: u64) -> Option<NodeId> {
     (id != 0).then_some(NodeId(id))
+}
+
+/// Texts where an empty one stands for none.
+pub(crate) fn text_or_none(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
 }
 
 pub(crate) fn millis(duration: Duration) -> u64 {

@@ -6,18 +6,16 @@ use causeway_base::{ClusterId, Epoch, NodeId, Seq, StoreId, VolumeId};
 use causeway_namespace_core::root::{NodeRecord, NodeState};
 use causeway_proto::v1;
 
-use super::{Wire, WireError, all, all_into, id_bytes, id_from_bytes, millis, node_or_none, required, site};
+use super::{
+    Wire, WireError, all, all_into, id_bytes, id_from_bytes, millis, node_or_none, required, site, text_or_none,
+};
+use crate::digest::DigestReport;
 use crate::entry::VolumeTotals;
 use crate::status::{
     ArchiveStatus, ClusterStatus, Deltas, GroupReport, NodeReport, NodeStatus, StoreStatus, SyncTarget, SyncWaited,
     Transfer, Watermark, WireBytes,
 };
 use crate::upkeep::UpkeepStatus;
-
-/// Empty stands for none.
-fn text_or_none(text: String) -> Option<String> {
-    (!text.is_empty()).then_some(text)
-}
 
 impl Wire for NodeRecord {
     type Message = v1::NodeRecord;
@@ -74,6 +72,7 @@ impl Wire for GroupReport {
             oldest_view: self.oldest_view.0,
             learners: self.learners.into_iter().map(|node| node.0).collect(),
             lineage: super::lineage_text(self.lineage),
+            digests: Some(self.digests.into_wire()),
         }
     }
 
@@ -93,6 +92,7 @@ impl Wire for GroupReport {
             oldest_view: Seq(message.oldest_view),
             digest: message.digest,
             stopped: text_or_none(message.stopped),
+            digests: message.digests.map(DigestReport::from_wire).transpose()?.unwrap_or_default(),
         })
     }
 }
@@ -236,6 +236,7 @@ impl Wire for NodeStatus {
             wire: all_into(self.wire),
             transfers: all_into(self.transfers),
             upkeep: self.upkeep.map(Wire::into_wire),
+            digest_messages: self.digest_messages,
         }
     }
 
@@ -251,6 +252,7 @@ impl Wire for NodeStatus {
             wire: all(message.wire)?,
             transfers: all(message.transfers)?,
             upkeep: message.upkeep.map(UpkeepStatus::from_wire).transpose()?,
+            digest_messages: message.digest_messages,
         })
     }
 }

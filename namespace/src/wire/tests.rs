@@ -117,6 +117,7 @@ fn status_survives() {
             ..Transfer::default()
         }],
         upkeep: None,
+        digest_messages: 4,
     };
     survives(NodeReport { node: node.clone(), status: Ok(status) });
     survives(NodeReport { node: NodeRecord { store: None, ..node }, status: Err("no route".to_owned()) });

@@ -5,12 +5,8 @@ use std::time::Duration;
 use causeway_base::{BadChunk, GcReport, NodeId, ScrubReport, Timestamp};
 use causeway_proto::v1;
 
-use super::{Wire, WireError, all, all_into, millis};
+use super::{Wire, WireError, all, all_into, millis, text_or_none};
 use crate::upkeep::{Run, UpkeepStatus};
-
-fn text_or_none(text: String) -> Option<String> {
-    (!text.is_empty()).then_some(text)
-}
 
 impl Wire for GcReport {
     type Message = v1::GcReport;

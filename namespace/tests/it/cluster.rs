@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use causeway_base::{ClientId, Clock, ClusterId, Ino, NodeId, Seq, StoreId, SystemClock, Timestamp, VolumeId};
 use causeway_namespace::client::{ClientConfig, ClientError, NamespaceClient};
-use causeway_namespace::{ContentCheck, Limits, Namespace, NamespaceConfig, Parts, Unchecked};
+use causeway_namespace::{ContentCheck, DigestOptions, Limits, Namespace, NamespaceConfig, Parts, Unchecked};
 use causeway_namespace_core::command::{At, Expect, Op};
 use causeway_namespace_core::inode::{Attr, Content};
 use causeway_namespace_core::root::{NodeRecord, RealmKey, VolumeRecord, VolumeSpec};
@@ -30,6 +30,8 @@ pub(crate) fn system_clock() -> Arc<dyn Clock> {
 pub(crate) struct Cluster {
     pub(crate) ca: CertificateAuthority,
     pub(crate) nodes: Vec<Option<Arc<Namespace>>>,
+    /// The state stores of the nodes that run.
+    pub(crate) kvs: Vec<Option<Arc<FjallKv>>>,
     records: Vec<NodeRecord>,
     content: Arc<dyn ContentCheck>,
     stores_drawn: u128,
@@ -67,7 +69,7 @@ impl Cluster {
             });
         }
         let dir = tempfile::tempdir().unwrap();
-        Self { ca, nodes: vec![None, None, None], records, content, stores_drawn: 0, dir }
+        Self { ca, nodes: vec![None, None, None], kvs: vec![None, None, None], records, content, stores_drawn: 0, dir }
     }
 
     pub(crate) fn folder(&self, at: usize) -> PathBuf {
@@ -84,16 +86,21 @@ impl Cluster {
 
     /// Starts a node; it may still be joining.
     pub(crate) async fn launch(&mut self, at: usize) {
-        let node = self.starting(at).await;
-        self.nodes[at] = Some(node);
+        let (node, kv) = self.starting(at).await;
+        (self.nodes[at], self.kvs[at]) = (Some(node), Some(kv));
     }
 
-    fn starting(&mut self, at: usize) -> impl Future<Output = Arc<Namespace>> + use<> {
+    fn starting(&mut self, at: usize) -> impl Future<Output = (Arc<Namespace>, Arc<FjallKv>)> + use<> {
         self.stores_drawn += 1;
         let record = self.records[at].clone();
         let peer = PeerId::node(record.site.clone(), record.id);
         let (initial, store, seed) = (self.records.clone(), StoreId(self.stores_drawn), record.id.0);
         let config = NamespaceConfig {
+            digests: DigestOptions {
+                compare_every: Duration::from_millis(300),
+                verify_cycle: Duration::ZERO,
+                ..DigestOptions::default()
+            },
             limits: Limits { drain: Duration::from_millis(200), ..Limits::default() },
             // The default prepares 96 MiB a node, which costs more than the test.
             wal: WalOptions { segment_bytes: 2 << 20, ..WalOptions::default() },
@@ -103,11 +110,11 @@ impl Cluster {
         let (identity, content) = (self.identity(&peer), self.content.clone());
         async move {
             let kv = folder.clone();
-            let kv = tokio::task::spawn_blocking(move || open_kv(&kv)).await.unwrap();
+            let kv = Arc::new(tokio::task::spawn_blocking(move || open_kv(&kv)).await.unwrap());
             let dir = folder.join("namespace");
-            let parts = Parts::new(Arc::new(RealDisk), dir, Arc::new(kv), system_clock(), identity, content);
+            let parts = Parts::new(Arc::new(RealDisk), dir, kv.clone(), system_clock(), identity, content);
             let listener = TcpListener::bind(&config.node.grpc).await.unwrap();
-            Namespace::start(config, parts, listener).await.unwrap()
+            (Namespace::start(config, parts, listener).await.unwrap(), kv)
         }
     }
 
@@ -115,7 +122,7 @@ impl Cluster {
     pub(crate) async fn launch_all(&mut self) {
         let starting: Vec<_> = (0..3).map(|at| self.starting(at)).collect();
         let started = futures::future::join_all(starting).await;
-        self.nodes = started.into_iter().map(Some).collect();
+        (self.nodes, self.kvs) = started.into_iter().map(|(node, kv)| (Some(node), Some(kv))).unzip();
         for at in 0..3 {
             self.node(at).ready().await.unwrap();
         }
@@ -130,6 +137,14 @@ impl Cluster {
         if let Some(node) = self.nodes[at].take() {
             node.shutdown().await;
         }
+        // The store's lock is free once the last task let go of it.
+        let Some(kv) = self.kvs[at].take() else { return };
+        let free = async {
+            while Arc::strong_count(&kv) > 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LONG, free).await.expect("something still holds the store of a stopped node");
     }
 
     pub(crate) async fn stop_all(mut self) {

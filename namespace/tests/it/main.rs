@@ -3,6 +3,7 @@
 
 mod cluster;
 mod content;
+mod digests;
 mod failover;
 mod identity;
 mod manage;

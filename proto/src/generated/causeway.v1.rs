@@ -1806,8 +1806,11 @@ pub struct NodeStatusResponse {
     pub upkeep: ::core::option::Option<UpkeepStatus>,
     #[prost(message, repeated, tag = "10")]
     pub transfers: ::prost::alloc::vec::Vec<Transfer>,
+    /// Messages sent to compare replicas, since its start.
+    #[prost(uint64, tag = "11")]
+    pub digest_messages: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GroupStatus {
     /// 0 is the root group.
     #[prost(uint64, tag = "1")]
@@ -1845,6 +1848,166 @@ pub struct GroupStatus {
     /// Which line of the group's history (docs/formats/lineage.md); empty: the first.
     #[prost(string, tag = "14")]
     pub lineage: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "15")]
+    pub digests: ::core::option::Option<DigestStatus>,
+}
+/// Whether a replica is the same as the others (docs/digest.md).
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DigestStatus {
+    /// Newest seq at which it was the same as another since the node started; 0: none yet.
+    #[prost(uint64, tag = "1")]
+    pub equal_at: u64,
+    /// Unset: none is known.
+    #[prost(message, optional, tag = "2")]
+    pub divergence: ::core::option::Option<Divergence>,
+    /// Newest seq at which its records, added up, came to its digest; 0: none since the node started.
+    #[prost(uint64, tag = "3")]
+    pub verified: u64,
+    /// Nanoseconds since 1970.
+    #[prost(sfixed64, tag = "4")]
+    pub verified_at: i64,
+    /// The last repair since the node started.
+    #[prost(message, optional, tag = "5")]
+    pub repaired: ::core::option::Option<Repaired>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Divergence {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// Nanoseconds since 1970.
+    #[prost(sfixed64, tag = "2")]
+    pub found_at: i64,
+    /// 1 this replica, by the majority; 2 the others, by the majority; 3 undecided; 4 the histories part; 5 this replica, whose
+    /// records do not come to its digest; 6 this replica, as a person said.
+    #[prost(uint32, tag = "3")]
+    pub verdict: u32,
+    /// The nodes whose replicas differ from this one.
+    #[prost(uint64, repeated, tag = "4")]
+    pub from: ::prost::alloc::vec::Vec<u64>,
+    /// Unset: not looked at yet.
+    #[prost(message, optional, tag = "5")]
+    pub records: ::core::option::Option<DifferingRecords>,
+    /// Where its repair stands; empty: it was not begun.
+    #[prost(string, tag = "6")]
+    pub repair: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DifferingRecords {
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    /// More differ than were counted.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+    /// At most 100.
+    #[prost(message, repeated, tag = "3")]
+    pub named: ::prost::alloc::vec::Vec<DifferingRecord>,
+    /// Why they are not known; empty if they are.
+    #[prost(string, tag = "4")]
+    pub unknown: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DifferingRecord {
+    /// By path where it belongs to one.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// 1 changed, 2 surplus, 3 missing.
+    #[prost(uint32, tag = "2")]
+    pub how: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Repaired {
+    /// Of the state that was taken over.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    #[prost(uint64, tag = "2")]
+    pub from: u64,
+    #[prost(sfixed64, tag = "3")]
+    pub at: i64,
+    #[prost(uint64, tag = "4")]
+    pub took_millis: u64,
+    #[prost(message, optional, tag = "5")]
+    pub was: ::core::option::Option<Divergence>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeVerifyRequest {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+    /// Whose replica; 0: the answering node's. Another node is asked by the answering one.
+    #[prost(uint64, tag = "2")]
+    pub node: u64,
+    /// The run to wait for, as an earlier answer named it; 0: the one under way, or a new one.
+    #[prost(uint64, tag = "3")]
+    pub ticket: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VolumeVerifyResponse {
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    #[prost(uint64, tag = "2")]
+    pub ticket: u64,
+    #[prost(oneof = "volume_verify_response::Outcome", tags = "3, 4, 5")]
+    pub outcome: ::core::option::Option<volume_verify_response::Outcome>,
+}
+/// Nested message and enum types in `VolumeVerifyResponse`.
+pub mod volume_verify_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Outcome {
+        #[prost(message, tag = "3")]
+        Running(super::RunUnderWay),
+        #[prost(message, tag = "4")]
+        Done(super::VerifyReport),
+        /// Why it stopped.
+        #[prost(string, tag = "5")]
+        Failed(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VerifyReport {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    #[prost(uint64, tag = "2")]
+    pub records: u64,
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// Its records come to its digest.
+    #[prost(bool, tag = "4")]
+    pub right: bool,
+    #[prost(uint64, tag = "5")]
+    pub took_millis: u64,
+    /// What is known of differences to other replicas.
+    #[prost(message, optional, tag = "6")]
+    pub divergence: ::core::option::Option<Divergence>,
+}
+/// As VolumeVerifyRequest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeRepairRequest {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+    #[prost(uint64, tag = "2")]
+    pub node: u64,
+    #[prost(uint64, tag = "3")]
+    pub ticket: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VolumeRepairResponse {
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    #[prost(uint64, tag = "2")]
+    pub ticket: u64,
+    #[prost(oneof = "volume_repair_response::Outcome", tags = "3, 4, 5")]
+    pub outcome: ::core::option::Option<volume_repair_response::Outcome>,
+}
+/// Nested message and enum types in `VolumeRepairResponse`.
+pub mod volume_repair_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Outcome {
+        #[prost(message, tag = "3")]
+        Running(super::RunUnderWay),
+        #[prost(message, tag = "4")]
+        Done(super::Repaired),
+        #[prost(string, tag = "5")]
+        Failed(::prost::alloc::string::String),
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StoreStats {
@@ -2354,6 +2517,56 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("causeway.v1.Admin", "VolumeSet"));
             self.inner.unary(req, path, codec).await
         }
+        /// Adds up the records of a volume on a node. Begins a run, or waits for one, as StoreGc.
+        pub async fn volume_verify(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VolumeVerifyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VolumeVerifyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Admin/VolumeVerify",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Admin", "VolumeVerify"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Declares a node's replica of a volume wrong, and replaces it by another's. Begins a run, or waits for one, as StoreGc.
+        pub async fn volume_repair(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VolumeRepairRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VolumeRepairResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Admin/VolumeRepair",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Admin", "VolumeRepair"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The declared topology, and the nodes.
         pub async fn topology_show(
             &mut self,
@@ -2744,6 +2957,22 @@ pub mod admin_server {
             tonic::Response<super::VolumeSetResponse>,
             tonic::Status,
         >;
+        /// Adds up the records of a volume on a node. Begins a run, or waits for one, as StoreGc.
+        async fn volume_verify(
+            &self,
+            request: tonic::Request<super::VolumeVerifyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VolumeVerifyResponse>,
+            tonic::Status,
+        >;
+        /// Declares a node's replica of a volume wrong, and replaces it by another's. Begins a run, or waits for one, as StoreGc.
+        async fn volume_repair(
+            &self,
+            request: tonic::Request<super::VolumeRepairRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VolumeRepairResponse>,
+            tonic::Status,
+        >;
         /// The declared topology, and the nodes.
         async fn topology_show(
             &self,
@@ -3083,6 +3312,96 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = VolumeSetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Admin/VolumeVerify" => {
+                    #[allow(non_camel_case_types)]
+                    struct VolumeVerifySvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::VolumeVerifyRequest>
+                    for VolumeVerifySvc<T> {
+                        type Response = super::VolumeVerifyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VolumeVerifyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::volume_verify(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VolumeVerifySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Admin/VolumeRepair" => {
+                    #[allow(non_camel_case_types)]
+                    struct VolumeRepairSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::VolumeRepairRequest>
+                    for VolumeRepairSvc<T> {
+                        type Response = super::VolumeRepairResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VolumeRepairRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::volume_repair(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VolumeRepairSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
