@@ -8,6 +8,7 @@ mod batch;
 mod change;
 pub(crate) mod copy;
 mod dev;
+mod divergence;
 mod dr;
 mod edit;
 pub mod exit;

@@ -22,6 +22,7 @@ pub(super) async fn status(global: &Global) -> anyhow::Result<Exit> {
             found.map_or_else(|| "(root)".to_owned(), |volume| volume.spec.name.clone())
         };
         let mut text = format!("cluster {} epoch {}\n", status.cluster, status.epoch.get());
+        text.push_str(&super::divergence::told(status, name));
         let nodes = status.nodes.iter().map(|report| {
             let node = &report.node;
             let (state, uptime) = match &report.status {
@@ -71,7 +72,12 @@ pub(super) async fn status(global: &Global) -> anyhow::Result<Exit> {
         text.push_str(&deltas(status));
         text
     })?;
-    Ok(if all_up { Exit::Done } else { Exit::Partial })
+    let diverged = status.groups().any(|(_, group)| group.digests.divergence.is_some());
+    Ok(match (diverged, all_up) {
+        (true, _) => Exit::Damaged,
+        (false, true) => Exit::Done,
+        (false, false) => Exit::Partial,
+    })
 }
 
 /// What a node is to a group.

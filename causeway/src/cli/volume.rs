@@ -144,6 +144,8 @@ pub(super) async fn run(global: &Global, command: VolumeCommand) -> anyhow::Resu
             print(global, set.into())?;
         }
         VolumeCommand::Plan { name, changes } => return super::change::plan(global, &session, &name, &changes).await,
+        VolumeCommand::Verify { name, node } => return super::divergence::verify(global, &session, &name, node).await,
+        VolumeCommand::Repair { name, node } => return super::divergence::repair(global, &session, &name, node).await,
         VolumeCommand::Move { name, home, deadline } => {
             return super::change::go(global, &session, &name, &home, deadline).await;
         }

@@ -73,6 +73,11 @@ pub(super) fn check(config: &Config, text: &str) -> Result<(), ConfigError> {
         return fail(mention("gc_every"), "gc_every must be at least gc_grace (or 0s)".into());
     }
 
+    let every = upkeep.compare_every.0;
+    if !every.is_zero() && every.as_millis() < 100 {
+        return fail(mention("compare_every"), "compare_every must be at least 100ms (or 0s)".into());
+    }
+
     let timing = &config.timing;
     if timing.heartbeat.0.as_millis() < 10 || timing.heartbeat.0 * 2 > timing.election_min.0 {
         return fail(mention("heartbeat"), "heartbeat must be at least 10ms and at most half of election_min".into());

@@ -175,6 +175,10 @@ pub struct UpkeepSection {
     pub rate: ByteSize,
     /// Seqs of each volume that can be read back to; the chunks of all of them are kept.
     pub versions: u64,
+    /// Between two comparisons of this node's replicas of the metadata with the others'; 0: none, and no repairs.
+    pub compare_every: HumanDuration,
+    /// The records of each replica are added up once in this time; 0: only by `causeway volume verify`.
+    pub verify_cycle: HumanDuration,
 }
 
 impl Default for UpkeepSection {
@@ -186,6 +190,8 @@ impl Default for UpkeepSection {
             scrub_cycle: hours(14 * 24),
             rate: ByteSize::mib(64),
             versions: 100_000,
+            compare_every: HumanDuration(std::time::Duration::from_secs(5)),
+            verify_cycle: hours(24),
         }
     }
 }

@@ -58,8 +58,10 @@ disk_reserve = "256MiB"       # free space below which data writes are refused, 
 gc_every = "6h"               # chunks that nothing names are collected; "0s": only by `causeway store gc`
 gc_grace = "1h"               # but not before nothing has named them for so long
 scrub_cycle = "14d"           # each stored byte is read and checked once in this time; "0s": only by `causeway store scrub`
-rate = "64MiB"                # a second, read and written by both
+rate = "64MiB"                # a second, read and written by each of these
 versions = 100000             # seqs of each volume that can be read back to; their chunks are kept
+compare_every = "5s"          # replicas of the metadata are compared by their digests; "0s": never
+verify_cycle = "24h"          # and their records added up, once in this time; "0s": only by `causeway volume verify`
 "#
     );
     let mut seen = Vec::new();

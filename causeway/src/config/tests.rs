@@ -50,6 +50,7 @@ fn errors_name_file_and_line() {
         ("url = \"repository\"", "url = \"ftp://x\"", "use azure://, s3://"),
         ("rate = \"64MiB\"", "rate = \"1KiB\"", "at least 1MiB"),
         ("versions = 100000", "versions = 0", "at least 1"),
+        ("compare_every = \"5s\"", "compare_every = \"5ms\"", "at least 100ms"),
         ("gc_every = \"6h\"", "gc_every = \"1m\"", "at least gc_grace"),
         ("[cluster]", "[cluster", "unclosed table"),
     ];

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use causeway_base::{Clock, NodeId, StoreId, SystemClock};
-use causeway_namespace::{Namespace, NamespaceConfig, Parts};
+use causeway_namespace::{DigestOptions, Namespace, NamespaceConfig, Parts};
 use causeway_namespace_core::root::{NodeRecord, NodeState, RealmKey};
 use causeway_namespace_raft::Timing;
 use causeway_replicator::counters::Counters;
@@ -279,6 +279,11 @@ fn namespace_config(config: &Config, section: &NodeSection, seed: u64) -> anyhow
     namespace.founders = config.nodes().filter(|node| !node.added).map(NodeSection::node_id).collect();
     namespace.topology = topology;
     namespace.retention.seqs = config.upkeep.versions;
+    namespace.digests = DigestOptions {
+        compare_every: config.upkeep.compare_every.0,
+        verify_cycle: config.upkeep.verify_cycle.0,
+        verify_rate: config.upkeep.rate.bytes(),
+    };
     namespace.timing = Timing {
         heartbeat: config.timing.heartbeat.0,
         election_min: config.timing.election_min.0,

@@ -22,6 +22,7 @@ use super::bound::root_spec;
 #[derive(Debug)]
 struct NodeVolume {
     id: VolumeId,
+    /// As it was attached. A repair replaces the group; the state under it is the same.
     group: Arc<Group>,
     namespace: Arc<Namespace>,
     site: SiteName,
@@ -132,6 +133,10 @@ impl VolumeSource for NodeVolume {
         })))
     }
 
+    fn generation(&self) -> u64 {
+        self.group.generation()
+    }
+
     fn leads(&self) -> Option<u64> {
         // The table may have the epoch of a line that this group is not of: nothing is published in its name.
         let catalog = self.namespace.catalog();
@@ -140,7 +145,7 @@ impl VolumeSource for NodeVolume {
             return None;
         }
         // Both from one look: a term read after leadership was lost would be the next leader's, and fence nobody.
-        let status = self.group.status();
+        let status = self.namespace.group(self.id)?.status();
         (status.leader == Some(self.namespace.id())).then_some(status.term)
     }
 }

@@ -7,6 +7,7 @@ mod commands;
 mod configuration;
 mod copies;
 mod demo;
+mod divergence;
 mod edits;
 mod full_disk;
 mod manage;

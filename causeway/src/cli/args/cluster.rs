@@ -282,6 +282,24 @@ Example:
         #[arg(long, default_value = "10m", value_parser = humantime::parse_duration, value_name = "TIME")]
         deadline: std::time::Duration,
     },
+    /// Adds up the records of a volume's replicas of the metadata: finds what was damaged at rest, and names it. Exit code 8
+    /// if a replica is wrong or differs, 3 if one could not be checked.
+    Verify {
+        /// Its name.
+        name: String,
+        /// Only on this node (default: on all that have a replica).
+        #[arg(long)]
+        node: Option<u64>,
+    },
+    /// Declares a node's replica of a volume's metadata wrong, and replaces it by another's. Of use where `status` says that
+    /// replicas differ and that it is not known which is wrong; else they are repaired without a person.
+    Repair {
+        /// Its name.
+        name: String,
+        /// The node whose replica is wrong.
+        #[arg(long)]
+        node: u64,
+    },
     /// Lists the volumes.
     List,
     /// Shows one volume.
