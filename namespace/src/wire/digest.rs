@@ -5,7 +5,7 @@ use std::time::Duration;
 use causeway_base::{NodeId, Seq, Timestamp};
 use causeway_proto::v1;
 
-use super::{Wire, WireError, all, all_into, millis, required, text_or_none};
+use super::{Wire, WireError, all, all_into, millis, required, runs, text_or_none};
 use crate::digest::{
     DifferingRecord, DifferingRecords, DigestReport, Divergence, RecordDiffers, Repaired, Verdict, VerifyReport,
 };
@@ -127,54 +127,9 @@ impl Wire for VerifyReport {
     }
 }
 
-impl Wire for Run<VerifyReport> {
-    type Message = v1::VolumeVerifyResponse;
-
-    fn into_wire(self) -> v1::VolumeVerifyResponse {
-        use v1::volume_verify_response::Outcome;
-        let outcome = match self.outcome {
-            None => Outcome::Running(v1::RunUnderWay {}),
-            Some(Ok(report)) => Outcome::Done(report.into_wire()),
-            Some(Err(why)) => Outcome::Failed(why),
-        };
-        v1::VolumeVerifyResponse { node: self.node.0, ticket: self.ticket, outcome: Some(outcome) }
-    }
-
-    fn from_wire(message: v1::VolumeVerifyResponse) -> Result<Self, WireError> {
-        use v1::volume_verify_response::Outcome;
-        let outcome = match message.outcome {
-            None => return Err(WireError::bad("outcome", "it is not set")),
-            Some(Outcome::Running(_)) => None,
-            Some(Outcome::Done(report)) => Some(Ok(VerifyReport::from_wire(report)?)),
-            Some(Outcome::Failed(why)) => Some(Err(why)),
-        };
-        Ok(Self { node: NodeId(message.node), ticket: message.ticket, outcome })
-    }
-}
-
-impl Wire for Run<Repaired> {
-    type Message = v1::VolumeRepairResponse;
-
-    fn into_wire(self) -> v1::VolumeRepairResponse {
-        use v1::volume_repair_response::Outcome;
-        let outcome = match self.outcome {
-            None => Outcome::Running(v1::RunUnderWay {}),
-            Some(Ok(report)) => Outcome::Done(report.into_wire()),
-            Some(Err(why)) => Outcome::Failed(why),
-        };
-        v1::VolumeRepairResponse { node: self.node.0, ticket: self.ticket, outcome: Some(outcome) }
-    }
-
-    fn from_wire(message: v1::VolumeRepairResponse) -> Result<Self, WireError> {
-        use v1::volume_repair_response::Outcome;
-        let outcome = match message.outcome {
-            None => return Err(WireError::bad("outcome", "it is not set")),
-            Some(Outcome::Running(_)) => None,
-            Some(Outcome::Done(report)) => Some(Ok(Repaired::from_wire(report)?)),
-            Some(Outcome::Failed(why)) => Some(Err(why)),
-        };
-        Ok(Self { node: NodeId(message.node), ticket: message.ticket, outcome })
-    }
+runs! {
+    VerifyReport in VolumeVerifyResponse, volume_verify_response;
+    Repaired in VolumeRepairResponse, volume_repair_response;
 }
 
 /// By their numbers from 1 on.

@@ -58,6 +58,37 @@ pub(crate) trait Wire: Sized {
     fn from_wire(message: Self::Message) -> Result<Self, WireError>;
 }
 
+/// Runs that are asked for by a ticket: a report while it is there. Their messages differ in type alone.
+macro_rules! runs {
+    ($($report:ident in $response:ident, $module:ident;)+) => {$(
+        impl Wire for Run<$report> {
+            type Message = v1::$response;
+
+            fn into_wire(self) -> v1::$response {
+                use v1::$module::Outcome;
+                let outcome = match self.outcome {
+                    None => Outcome::Running(v1::RunUnderWay {}),
+                    Some(Ok(report)) => Outcome::Done(report.into_wire()),
+                    Some(Err(why)) => Outcome::Failed(why),
+                };
+                v1::$response { node: self.node.0, ticket: self.ticket, outcome: Some(outcome) }
+            }
+
+            fn from_wire(message: v1::$response) -> Result<Self, WireError> {
+                use v1::$module::Outcome;
+                let outcome = match message.outcome {
+                    None => return Err(WireError::bad("outcome", "it is not set")),
+                    Some(Outcome::Running(_)) => None,
+                    Some(Outcome::Done(report)) => Some(Ok($report::from_wire(report)?)),
+                    Some(Outcome::Failed(why)) => Some(Err(why)),
+                };
+                Ok(Self { node: NodeId(message.node), ticket: message.ticket, outcome })
+            }
+        }
+    )+};
+}
+use runs;
+
 /// The value of a message field, which proto3 lets a peer leave out.
 pub(crate) fn required<T: Wire>(field: Option<T::Message>, name: &'static str) -> Result<T, WireError> {
     T::from_wire(field.ok_or(WireError::Unset(name))?)

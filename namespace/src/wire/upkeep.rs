@@ -5,7 +5,7 @@ use std::time::Duration;
 use causeway_base::{BadChunk, GcReport, NodeId, ScrubReport, Timestamp};
 use causeway_proto::v1;
 
-use super::{Wire, WireError, all, all_into, millis, text_or_none};
+use super::{Wire, WireError, all, all_into, millis, runs, text_or_none};
 use crate::upkeep::{Run, UpkeepStatus};
 
 impl Wire for GcReport {
@@ -132,54 +132,9 @@ impl Wire for UpkeepStatus {
     }
 }
 
-impl Wire for Run<GcReport> {
-    type Message = v1::StoreGcResponse;
-
-    fn into_wire(self) -> v1::StoreGcResponse {
-        use v1::store_gc_response::Outcome;
-        let outcome = match self.outcome {
-            None => Outcome::Running(v1::RunUnderWay {}),
-            Some(Ok(report)) => Outcome::Done(report.into_wire()),
-            Some(Err(why)) => Outcome::Failed(why),
-        };
-        v1::StoreGcResponse { node: self.node.0, ticket: self.ticket, outcome: Some(outcome) }
-    }
-
-    fn from_wire(message: v1::StoreGcResponse) -> Result<Self, WireError> {
-        use v1::store_gc_response::Outcome;
-        let outcome = match message.outcome {
-            None => return Err(WireError::bad("outcome", "it is not set")),
-            Some(Outcome::Running(_)) => None,
-            Some(Outcome::Done(report)) => Some(Ok(GcReport::from_wire(report)?)),
-            Some(Outcome::Failed(why)) => Some(Err(why)),
-        };
-        Ok(Self { node: NodeId(message.node), ticket: message.ticket, outcome })
-    }
-}
-
-impl Wire for Run<ScrubReport> {
-    type Message = v1::StoreScrubResponse;
-
-    fn into_wire(self) -> v1::StoreScrubResponse {
-        use v1::store_scrub_response::Outcome;
-        let outcome = match self.outcome {
-            None => Outcome::Running(v1::RunUnderWay {}),
-            Some(Ok(report)) => Outcome::Done(report.into_wire()),
-            Some(Err(why)) => Outcome::Failed(why),
-        };
-        v1::StoreScrubResponse { node: self.node.0, ticket: self.ticket, outcome: Some(outcome) }
-    }
-
-    fn from_wire(message: v1::StoreScrubResponse) -> Result<Self, WireError> {
-        use v1::store_scrub_response::Outcome;
-        let outcome = match message.outcome {
-            None => return Err(WireError::bad("outcome", "it is not set")),
-            Some(Outcome::Running(_)) => None,
-            Some(Outcome::Done(report)) => Some(Ok(ScrubReport::from_wire(report)?)),
-            Some(Outcome::Failed(why)) => Some(Err(why)),
-        };
-        Ok(Self { node: NodeId(message.node), ticket: message.ticket, outcome })
-    }
+runs! {
+    GcReport in StoreGcResponse, store_gc_response;
+    ScrubReport in StoreScrubResponse, store_scrub_response;
 }
 
 #[cfg(test)]
