@@ -92,6 +92,8 @@ metrics! {
     RAFT_COMMITTED Gauge "causeway_raft_committed_seq" ["volume"] "Last commit known here";
     RAFT_LAST_LOG Gauge "causeway_raft_last_log_seq" ["volume"] "Last entry of the log here";
     RAFT_RUNNING Gauge "causeway_raft_running" ["volume"] "0 if the group has stopped on this node";
+    RAFT_DIFFERS Gauge "causeway_raft_replica_differs" ["volume"] "1 while this replica is known to differ from others; `causeway status` says how";
+    RAFT_AT_REST Gauge "causeway_raft_at_rest" ["volume"] "1 while the group rests here, since nothing is asked of it";
 
     VOLUME_FILES Gauge "causeway_volume_files" ["volume"] "Files, as applied here";
     VOLUME_DIRECTORIES Gauge "causeway_volume_directories" ["volume"] "Directories";

@@ -128,8 +128,11 @@ impl NodeMetrics {
             out.count(&RAFT_COMMITTED, &labels, group.committed.get());
             out.count(&RAFT_LAST_LOG, &labels, group.last_log.get());
             out.flag(&RAFT_RUNNING, &labels, group.stopped.is_none());
+            out.flag(&RAFT_DIFFERS, &labels, group.digests.divergence.is_some());
+            let running = self.namespace.group(group.volume);
+            out.flag(&RAFT_AT_REST, &labels, running.as_ref().is_some_and(|group| group.is_at_rest()));
             if group.volume != VolumeId::ROOT
-                && let Some(view) = self.namespace.group(group.volume).and_then(|group| group.view().ok())
+                && let Some(view) = running.and_then(|group| group.view().ok())
             {
                 totals(out, &labels, &view);
             }
