@@ -65,6 +65,8 @@ impl NodeRoots {
         let digest = view.digest().ok_or_else(|| unknown(&what, "a view without a digest"))?;
         // A group that was promoted meanwhile runs as another: the view may be of either, and is told as of neither known.
         let line = match namespace.group(volume) {
+            // Its id is that of its line alone, and no group of that id runs.
+            _ if is_aside(namespace, volume) => line,
             Some(group) if group.lineage() == line => line,
             _ => return Err(unknown(&what, "its history got another line just now")),
         };
