@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_stream::wrappers::ReceiverStream;
 
 use causeway_base::{NodeId, Seq, VolumeId};
@@ -160,16 +161,31 @@ fn send_blocks(view: &StateView, sender: &mpsc::Sender<Result<Bytes, HandleError
         Ok(blocks) => blocks,
         Err(error) => {
             // Nobody listens any more if this fails.
-            let _ = sender.blocking_send(failed(&error));
+            let _ = send(sender, failed(&error));
             return;
         }
     };
     for block in blocks.into_iter().flatten() {
         let block = block.or_else(|error| failed(&error));
         let last = block.is_err();
-        if sender.blocking_send(block).is_err() || last {
+        if !send(sender, block) || last {
             return;
         }
+    }
+}
+
+/// Hands a block over; `false` if nobody takes it. Whoever asked for a state and does not read it holds a place, a thread
+/// and a view here, so it is not waited for longer than for a link.
+fn send(sender: &mpsc::Sender<Result<Bytes, HandleError>>, mut block: Result<Bytes, HandleError>) -> bool {
+    let started = std::time::Instant::now();
+    loop {
+        match sender.try_send(block) {
+            Ok(()) => return true,
+            Err(TrySendError::Closed(_)) => return false,
+            Err(TrySendError::Full(back)) if started.elapsed() < STALL => block = back,
+            Err(TrySendError::Full(_)) => return false,
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -203,12 +219,13 @@ fn check_log(log: &crate::wal::GroupLog, state: Position) -> Result<(), RepairEr
 }
 
 impl Group {
-    /// Marks the replica here as wrong, durably: it is not read any more, and hands leadership over.
+    /// Marks the replica here as wrong, durably: it is not read any more, and hands leadership over. `false` if it is of
+    /// another generation than was judged: nothing is known of that one.
     ///
     /// # Errors
     /// The store failed; the mark holds until the node ends.
-    pub fn mark_diverged(&self, mark: DivergedMark) -> Result<(), StoreError> {
-        self.store.mark_diverged(mark)
+    pub fn mark_diverged(&self, generation: u64, mark: DivergedMark) -> Result<bool, StoreError> {
+        self.store.mark_diverged(generation, mark)
     }
 
     /// Whether the replica here is marked as wrong.

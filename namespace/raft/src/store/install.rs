@@ -4,8 +4,8 @@
 //! batch; the last batch removes the mark. A crash in between leaves the mark, and the next start does it again from the
 //! file. Memory is bounded by a batch.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -62,6 +62,11 @@ impl GroupStore {
         drop(self.view()?);
         let mut meta = lock(&self.meta);
         self.check_era(era)?;
+        // Nothing goes before it is known that what comes is there, and whole.
+        let (mut reader, path) = self.reader(&file.name)?;
+        while !reader.checker.complete {
+            reader.next(self.id, &path)?;
+        }
         let mut batch = Batch::new();
         batch.put(META, install_key(self.id), encode_install(self.id, &file.name)?);
         self.kv.write(batch).map_err(|source| self.kv_error(source))?;
@@ -103,15 +108,19 @@ impl GroupStore {
         self.applied.send_replace(seq);
     }
 
+    fn reader(&self, name: &str) -> Result<(Reader, PathBuf), StoreError> {
+        let path = self.dir.join(name);
+        let opened = self.disk.open(&path, Open::Read);
+        let file = opened.map_err(|source| StoreError::Io { action: "open", path: path.clone(), source })?;
+        Ok((Reader { file, offset: 0, checker: Checker::default() }, path))
+    }
+
     /// From the mark on.
     fn load(&self, name: &str) -> Result<Meta, StoreError> {
+        let (mut reader, path) = self.reader(name)?;
         for space in [CURRENT, OLD, CHANGES, KEPT] {
             self.clear(space)?;
         }
-        let path = self.dir.join(name);
-        let io = |action, source| StoreError::Io { action, path: path.clone(), source };
-        let file = self.disk.open(&path, Open::Read).map_err(|error| io("open", error))?;
-        let mut reader = Reader { file, offset: 0, checker: Checker::default() };
         let mut batch = Batch::new();
         while !reader.checker.complete {
             let Checked { records, versions } = reader.next(self.id, &path)?;
@@ -149,8 +158,10 @@ impl GroupStore {
         batch.delete(META, diverged_key(self.id));
         self.kv.write(batch).map_err(|source| self.kv_error(source))?;
         self.kv.persist().map_err(|source| self.kv_error(source))?;
-        self.disk.remove(&path).map_err(|error| io("remove", error))?;
-        self.disk.sync_dir(&self.dir).map_err(|error| io("sync the folder of", error))?;
+        // The state is in, whatever becomes of the file: the next start removes it too.
+        if let Err(error) = self.disk.remove(&path).and_then(|()| self.disk.sync_dir(&self.dir)) {
+            tracing::warn!(group = %self.id, path = %path.display(), %error, "an installed snapshot's file stays for now");
+        }
         Ok(meta)
     }
 
@@ -231,30 +242,35 @@ impl Reader {
 }
 
 impl StateStore {
-    /// Finishes what a crash interrupted.
-    pub(super) fn finish_installs(self: &Arc<Self>) -> Result<(), StoreError> {
+    /// Finishes what a crash interrupted. A group whose state cannot be finished does not start before it is; the others do.
+    /// Returns the names of the files that are still needed.
+    pub(super) fn finish_installs(self: &Arc<Self>) -> Result<BTreeSet<String>, StoreError> {
         let kv = |source: KvError| StoreError::Kv { group: VolumeId::ROOT, source };
         let marks: Result<Vec<_>, _> = self
             .kv
             .scan(META, prefix_range(b""), false)
             .filter(|entry| entry.as_ref().map_or(true, |(key, _)| key.get(8..) == Some(b"i")))
             .collect();
+        let mut needed = BTreeSet::new();
         for (key, sealed) in marks.map_err(kv)? {
             let Some(id) = group_of(&key) else { continue };
             let name = decode_install(id, &sealed)?;
             tracing::warn!(group = %id, file = name, "a snapshot was being installed: doing it again");
-            GroupStore::open(self, id)?.load(&name)?;
+            if let Err(error) = GroupStore::open(self, id).and_then(|group| group.load(&name)) {
+                tracing::error!(group = %id, file = name, error = super::chain(&error), "the state of a group is not whole");
+                needed.insert(name);
+            }
         }
-        Ok(())
+        Ok(needed)
     }
 
     /// Removes snapshots that no mark names: they were received and not installed.
-    pub(super) fn remove_partial_snapshots(&self) -> Result<(), StoreError> {
+    pub(super) fn remove_partial_snapshots(&self, needed: &BTreeSet<String>) -> Result<(), StoreError> {
         let dir = self.snapshot_dir();
         let io = |action, path: &Path, source| StoreError::Io { action, path: path.to_owned(), source };
         for name in self.disk.list(dir).map_err(|error| io("list", dir, error))? {
             let is_ours = name.to_str().is_some_and(|name| name.ends_with(".snap") || name.ends_with(".snap.part"));
-            if is_ours {
+            if is_ours && name.to_str().is_none_or(|name| !needed.contains(name)) {
                 let path = dir.join(&name);
                 self.disk.remove(&path).map_err(|error| io("remove", &path, error))?;
             }

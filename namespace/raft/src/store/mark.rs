@@ -46,15 +46,19 @@ impl StateView {
 }
 
 impl GroupStore {
-    /// Marks the replica as wrong, durably: views of it are refused from now on.
+    /// Marks the replica as wrong, durably: views of it are refused from now on. `generation` is that of the state that was
+    /// judged ([`GroupStore::generation`]): if it was replaced since, nothing is marked, and the answer is `false`.
     ///
     /// # Errors
     /// The store failed; the replica is marked in memory all the same.
-    pub fn mark_diverged(&self, mut mark: DivergedMark) -> Result<(), StoreError> {
+    pub fn mark_diverged(&self, generation: u64, mut mark: DivergedMark) -> Result<bool, StoreError> {
         let end = mark.why.floor_char_boundary(WHY_MAX.min(mark.why.len()));
         mark.why.truncate(end);
         let sealed = envelope::seal_value(KIND, &mark).map_err(|error| self.damaged(error.to_string()))?;
         let state = lock(&self.meta);
+        if self.generation() != generation {
+            return Ok(false);
+        }
         *lock(&self.diverged) = Some(mark);
         self.generation.fetch_add(1, Ordering::AcqRel);
         // Those who follow look up.
@@ -65,7 +69,7 @@ impl GroupStore {
         // Whoever asks for a view gets one that shows the mark.
         *lock(&self.view) = None;
         drop(state);
-        Ok(())
+        Ok(true)
     }
 
     /// The mark, if the replica has one.

@@ -201,8 +201,8 @@ impl StateStore {
         // What a killed process wrote is readable but not yet durable, and the log may be purged up to it.
         let persisted = store.kv.persist();
         persisted.map_err(|source| StoreError::Kv { group: VolumeId::ROOT, source })?;
-        store.finish_installs()?;
-        store.remove_partial_snapshots()?;
+        let needed = store.finish_installs()?;
+        store.remove_partial_snapshots(&needed)?;
         Ok(store)
     }
 

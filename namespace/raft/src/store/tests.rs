@@ -198,23 +198,59 @@ fn an_installation_that_failed_is_finished_before_anything_else() {
     let store = StateStore::open(kv, Arc::new(disk.clone()), Path::new("snapshots")).unwrap();
     let group = store.group(GROUP).unwrap();
     apply(&group, &commands[..2], 1);
-    group.mark_diverged(mark()).unwrap();
-    let generation = group.generation();
-    let mut receiver = group.receive_snapshot().unwrap();
+    group.mark_diverged(group.generation(), mark()).unwrap();
+    let (generation, before) = (group.generation(), all(&group.fresh_view().unwrap()));
+    let (mut receiver, mut blocks) = (group.receive_snapshot().unwrap(), 0);
     for block in SnapshotBlocks::of(&source.view().unwrap()).unwrap().unwrap() {
         receiver.push(&block.unwrap()).unwrap();
+        blocks += 1;
     }
     let file = receiver.finish().unwrap();
+    // Nothing goes before the file was read whole.
     disk.inject(Fault::next(&[Operation::Read]));
     assert!(group.install(&file).is_err());
+    assert_eq!(all(&group.fresh_view().unwrap()), before);
+    // It was; now it fails while it is taken in. What is there then is no state, neither to be read nor to be judged.
+    disk.inject(Fault::next(&[Operation::Read]).after(2 * blocks));
+    assert!(group.install(&file).is_err());
+    assert!(group.fresh_view().is_err());
     assert!(group.diverged().is_some());
     group.resume_install().unwrap();
     assert_eq!(all(&group.view().unwrap()), all(&source.view().unwrap()));
     assert_eq!((group.diverged(), group.applied()), (None, source.applied()));
     assert!(group.generation() > generation);
-    // Nothing is left to do.
+    // Nothing is left to do; and what was judged of the state before says nothing of this one.
     group.resume_install().unwrap();
+    assert!(!group.mark_diverged(generation, mark()).unwrap());
+    assert_eq!(group.diverged(), None);
     assert_eq!(group.marks(), [source.mark_at(source.applied()).unwrap()]);
+}
+
+/// A file that cannot be read at the start keeps its group from starting, not the node, and is not thrown away.
+#[test]
+fn a_state_that_cannot_be_finished_at_the_start_waits() {
+    let source_dir = tempfile::tempdir().unwrap();
+    let source = open(&Arc::new(MemoryKv::new(STATE_SPACES)), source_dir.path()).group(GROUP).unwrap();
+    apply(&source, &many(), 4);
+    let (disk, kv) = (SimDisk::new(3), Arc::new(MemoryKv::new(STATE_SPACES)));
+    let start = || StateStore::open(Arc::clone(&kv) as Arc<dyn Kv>, Arc::new(disk.clone()), Path::new("snapshots"));
+    {
+        let group = start().unwrap().group(GROUP).unwrap();
+        let (mut receiver, mut blocks) = (group.receive_snapshot().unwrap(), 0);
+        for block in SnapshotBlocks::of(&source.view().unwrap()).unwrap().unwrap() {
+            receiver.push(&block.unwrap()).unwrap();
+            blocks += 1;
+        }
+        disk.inject(Fault::next(&[Operation::Read]).after(2 * blocks));
+        assert!(group.install(&receiver.finish().unwrap()).is_err());
+    }
+    disk.inject(Fault::next(&[Operation::Read]));
+    let store = start().unwrap();
+    assert_eq!(store.group(VolumeId(9)).unwrap().applied(), Seq(0));
+    let group = store.group(GROUP).unwrap();
+    assert!(group.fresh_view().is_err());
+    group.resume_install().unwrap();
+    assert_eq!(all(&group.view().unwrap()), all(&source.view().unwrap()));
 }
 
 #[test]
@@ -279,7 +315,7 @@ fn an_interrupted_installation_is_finished_or_never_was() {
         store.persist().unwrap();
         let before = all(&group.view().unwrap());
         // As in a repair: the old state is marked as wrong, the new one is not.
-        group.mark_diverged(mark()).unwrap();
+        group.mark_diverged(group.generation(), mark()).unwrap();
         disk.cut_power_at(cut);
         let installed = (|| -> Result<(), StoreError> {
             let mut receiver = group.receive_snapshot()?;

@@ -8,8 +8,9 @@ use causeway_base::Seq;
 use causeway_namespace_core::digest::Digest;
 use causeway_namespace_core::records::ReadError;
 
+use super::layout::install_key;
 use super::view::ViewState;
-use super::{GroupStore, StateView, StoreError};
+use super::{GroupStore, META, StateView, StoreError, lock};
 
 /// Records read at once.
 const READ: usize = 512;
@@ -34,6 +35,11 @@ impl GroupStore {
     /// # Errors
     /// Any [`StoreError`].
     pub fn fresh_view(&self) -> Result<StateView, StoreError> {
+        // Not in the middle of an installation, whose batches make a state only together.
+        let _whole = lock(&self.meta);
+        if self.kv.get(META, &install_key(self.id)).map_err(|source| self.kv_error(source))?.is_some() {
+            return Err(self.damaged("an installation of its state is not finished"));
+        }
         Ok(StateView::newest(Arc::new(ViewState::take(self.kv.as_ref(), self.id)?)))
     }
 }
