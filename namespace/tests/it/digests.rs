@@ -267,3 +267,25 @@ async fn where_no_majority_tells_a_person_decides() {
     repaired(&cluster, 1, id, Verdict::Declared, "a/b/file-3").await;
     cluster.stop_all().await;
 }
+
+/// What adds up to something else on every replica may be the fault of who adds up: one is still read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_of_all_replicas_is_not_taken_away() {
+    let mut cluster = Cluster::start().await;
+    let (client, id) = filled(&cluster).await;
+    let file = ino(&client, id, "a/b/file-3").await;
+    for at in 0..3 {
+        let kv = cluster.kvs[at].clone().unwrap();
+        edit(&kv, id, &key::inode(file), |value| flip(value, b"content 3"), false);
+    }
+    let marked = |at: usize| cluster.node(at).group(id).is_some_and(|group| group.diverged().is_some());
+    for at in 0..3 {
+        let run = cluster.node(at).volume_verify(id, None, 0, LONG).await.unwrap();
+        assert!(!run.outcome.unwrap().unwrap().right);
+        // Those before stay marked: none has a state that another would take.
+        assert_eq!([marked(0), marked(1), marked(2)], [true, at > 0, false], "after {at}");
+    }
+    assert!(cluster.node(2).snapshot(id, Consistency::Local, LONG).await.is_ok());
+    assert_eq!(report(&cluster, 2, id).divergence.map(|it| it.verdict), Some(Verdict::Damaged));
+    cluster.stop_all().await;
+}

@@ -9,7 +9,7 @@ use causeway_namespace_raft::digests::{Compared, DigestAsk};
 use causeway_namespace_raft::store::DigestMark;
 use futures::future::join_all;
 
-use super::{ASK, name, verify};
+use super::{ASK, Found, name, verify};
 use crate::digest::{Divergence, Verdict};
 use crate::node::Namespace;
 
@@ -31,28 +31,33 @@ impl Votes {
 
     /// The members that most agree with.
     fn majority(&self) -> BTreeSet<NodeId> {
-        let with = |digest| self.others.values().filter(|mark| mark.digest == digest).count();
-        let most = self.others.values().max_by_key(|mark| with(mark.digest));
-        let same = |mark: &DigestMark| most.is_some_and(|most| most.digest == mark.digest);
+        let with = |mark: &DigestMark| self.others.values().filter(|other| *other == mark).count();
+        let same_entries = self.others.values().filter(|mark| mark.position == self.own.position);
+        let most = same_entries.max_by_key(|mark| with(mark));
+        let same = |mark: &DigestMark| most == Some(mark);
         self.others.iter().filter(|(_, mark)| same(mark)).map(|(node, _)| *node).collect()
     }
 
     /// More than half of *all* members decide, not of those that answered: a replica is not thrown away on the word of
     /// one other.
     fn verdict(&self) -> Verdict {
-        if self.others.values().any(|mark| mark.position != self.own.position) {
-            return Verdict::Forked;
-        }
-        let with = |digest| self.others.values().filter(|mark| mark.digest == digest).count();
+        let with = |mark: &DigestMark| self.others.values().filter(|other| *other == mark).count();
         let is_majority = |count: usize| count * 2 > self.members;
-        if is_majority(1 + with(self.own.digest)) {
+        if is_majority(1 + with(&self.own)) {
             return Verdict::Others;
         }
-        let against = self.others.values().filter(|mark| mark.digest != self.own.digest);
-        match against.map(|mark| with(mark.digest)).max() {
-            Some(most) if is_majority(most) => Verdict::Minority,
-            _ => Verdict::Undecided,
+        // One that applied other entries says nothing of this replica's records.
+        let is_against = |mark: &&DigestMark| **mark != self.own && mark.position == self.own.position;
+        if self.others.values().filter(is_against).any(|mark| is_majority(with(mark))) {
+            return Verdict::Minority;
         }
+        let forked = self.others.values().any(|mark| mark.position != self.own.position);
+        if forked { Verdict::Forked } else { Verdict::Undecided }
+    }
+
+    /// Whether more answers would change nothing.
+    fn is_decided(&self) -> bool {
+        matches!(self.verdict(), Verdict::Minority | Verdict::Others)
     }
 }
 
@@ -62,20 +67,29 @@ pub(super) async fn run(namespace: &Arc<Namespace>, id: VolumeId) {
     if namespace.digests.divergence(id).is_some_and(|known| known.verdict.is_own()) {
         return;
     }
-    // The oldest first: it is known to most.
+    let generation = group.generation();
+    // The oldest first: it is known to most. One that is too far behind to know any says nothing, like one that is away.
+    let mut best: Option<Votes> = None;
     for own in group.digest_marks().into_iter().rev() {
-        let Some(votes) = ask_all(namespace, &group, own).await else { continue };
+        let votes = ask_all(namespace, &group, own).await;
         if votes.differing().is_empty() {
             continue;
         }
-        record(namespace, &group, &votes).await;
-        return;
+        let all = votes.others.len() + 1 == votes.members;
+        if best.as_ref().is_none_or(|best| votes.is_decided() || votes.others.len() > best.others.len()) {
+            best = Some(votes);
+        }
+        if all || best.as_ref().is_some_and(Votes::is_decided) {
+            break;
+        }
     }
-    tracing::warn!(group = %id, "the replicas differ, and no seq is known to all that answer; trying again");
+    if let Some(votes) = best {
+        record(namespace, &group, &votes, generation).await;
+    }
 }
 
-/// All answers about one seq; `None` if one that runs does not know it.
-async fn ask_all(namespace: &Namespace, group: &Group, own: DigestMark) -> Option<Votes> {
+/// All answers about one seq.
+async fn ask_all(namespace: &Namespace, group: &Group, own: DigestMark) -> Votes {
     let (id, members) = (group.id(), group.members());
     let asks = [DigestAsk { group: id, lineage: group.lineage(), marks: vec![own] }];
     let peers: Vec<NodeId> = members.iter().copied().filter(|node| *node != namespace.id()).collect();
@@ -91,14 +105,13 @@ async fn ask_all(namespace: &Namespace, group: &Group, own: DigestMark) -> Optio
             _ if answer.diverged => {}
             Compared::Equal { .. } => _ = votes.others.insert(*peer, own),
             Compared::Differs { theirs } => _ = votes.others.insert(*peer, theirs),
-            Compared::Unknown { .. } => return None,
-            Compared::NotHere => {}
+            Compared::Unknown { .. } | Compared::NotHere => {}
         }
     }
-    Some(votes)
+    votes
 }
 
-async fn record(namespace: &Arc<Namespace>, group: &Arc<Group>, votes: &Votes) {
+async fn record(namespace: &Arc<Namespace>, group: &Arc<Group>, votes: &Votes, generation: u64) {
     let id = group.id();
     let (verdict, from, seq) = (votes.verdict(), votes.differing(), votes.own.seq());
     let known = namespace.digests.divergence(id);
@@ -106,7 +119,7 @@ async fn record(namespace: &Arc<Namespace>, group: &Arc<Group>, votes: &Votes) {
         return;
     }
     if verdict == Verdict::Minority {
-        namespace.condemn(group, verdict, seq, from, votes.majority()).await;
+        namespace.condemn(group, generation, Found { verdict, seq, from, sound: votes.majority() }).await;
         return;
     }
     let divergence =
@@ -119,12 +132,22 @@ async fn record(namespace: &Arc<Namespace>, group: &Arc<Group>, votes: &Votes) {
     if verdict != Verdict::Undecided {
         return;
     }
-    // The records themselves may tell: those of one that was damaged at rest do not come to its digest.
-    match verify::verify(namespace, id, namespace.config.digests.verify_rate).await {
-        Ok(report) if report.right => name::run(namespace, id, &from).await,
-        Ok(_) => {}
-        Err(why) => tracing::error!(group = %id, why, "the records of a replica were not added up"),
-    }
+    // The records themselves may tell: those of one that was damaged at rest do not come to its digest. That takes its time,
+    // and the other groups go on meanwhile.
+    let namespace = namespace.clone();
+    namespace.clone().tasks.spawn(async move {
+        let work = async {
+            match verify::verify(&namespace, id, namespace.config.digests.verify_rate).await {
+                Ok(report) if report.right => name::run(&namespace, id, &from).await,
+                Ok(_) => {}
+                Err(why) => tracing::error!(group = %id, why, "the records of a replica were not added up"),
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = namespace.stop.cancelled() => {}
+        }
+    });
 }
 
 #[cfg(test)]
@@ -162,5 +185,11 @@ mod tests {
     fn other_entries_are_another_history() {
         let others = BTreeMap::from([(NodeId(2), mark(2, 1)), (NodeId(3), mark(2, 1))]);
         assert_eq!(Votes { own: mark(1, 0), members: 3, others }.verdict(), Verdict::Forked);
+        // One of them does not hide what the others say.
+        let others = (2..).map(NodeId).zip([mark(2, 1), mark(1, 1), mark(1, 1), mark(1, 1)]).collect();
+        let votes = Votes { own: mark(1, 0), members: 5, others };
+        assert_eq!((votes.verdict(), votes.majority()), (Verdict::Minority, [3, 4, 5].map(NodeId).into()));
+        let others = (2..).map(NodeId).zip([mark(2, 1), mark(1, 0)]).collect();
+        assert_eq!(Votes { own: mark(1, 0), members: 3, others }.verdict(), Verdict::Others);
     }
 }

@@ -19,6 +19,8 @@ use std::time::Duration;
 use causeway_base::{NodeId, Seq, VolumeId};
 use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_raft::Group;
+use causeway_namespace_raft::digests::{Compared, DigestAnswer, DigestAsk};
+use causeway_namespace_raft::store::DivergedMark;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
@@ -123,23 +125,66 @@ pub(super) async fn run(namespace: Arc<Namespace>) {
     }
 }
 
+/// What was found of this node's replica.
+#[derive(Debug)]
+struct Found {
+    verdict: Verdict,
+    seq: Seq,
+    /// Whose replicas are not as this one.
+    from: Vec<NodeId>,
+    /// Whose may be taken instead.
+    sound: BTreeSet<NodeId>,
+}
+
+/// What the other nodes say of their replicas.
+#[derive(Clone, Copy, Debug, Default)]
+struct Others {
+    serve: usize,
+    wrong: usize,
+}
+
+impl Others {
+    fn are_all_wrong(self) -> bool {
+        self.serve == 0 && self.wrong > 0
+    }
+}
+
 impl Namespace {
+    /// Whether this node's replica is wrong, or may be: what it says of a volume is then no ground to throw anything away.
+    #[must_use]
+    pub fn may_be_wrong(&self, volume: VolumeId) -> bool {
+        self.digests.divergence(volume).is_some_and(|known| known.verdict != Verdict::Others)
+    }
+
+    /// How many of the other nodes serve a replica that they do not know to be wrong, and how many know that.
+    async fn others(&self, group: &Group, among: &BTreeSet<NodeId>) -> Others {
+        let ask = DigestAsk { group: group.id(), lineage: group.lineage(), marks: group.digest_marks() };
+        let asks = among.iter().map(|peer| {
+            self.digests.count_message();
+            self.groups.ask_digests(*peer, std::slice::from_ref(&ask), ASK)
+        });
+        let mut others = Others::default();
+        for answer in futures::future::join_all(asks).await.into_iter().filter_map(Result::ok).flatten() {
+            match answer {
+                DigestAnswer { diverged: true, .. } => others.wrong += 1,
+                DigestAnswer { compared: Compared::NotHere, .. } => {}
+                _ => others.serve += 1,
+            }
+        }
+        others
+    }
+
     /// The name of a group, for people.
     fn name_of(&self, id: VolumeId) -> String {
         self.volume(id).map_or_else(|_| "(root)".to_owned(), |volume| volume.spec.name)
     }
 
-    /// Takes in that this node's replica is wrong: it is marked on the disk, is not read any more and leads no more. One
-    /// without other members is only reported: there is nothing that could be read instead.
-    /// Nothing is made of what was found of a line that has ended meanwhile.
-    async fn condemn(
-        &self,
-        group: &Arc<Group>,
-        verdict: Verdict,
-        seq: Seq,
-        from: Vec<NodeId>,
-        sound: BTreeSet<NodeId>,
-    ) {
+    /// Takes in that this node's replica is wrong: it is marked on the disk, is not read any more and leads no more. If all
+    /// others that answer are marked already it is only reported: where every replica is judged wrong, the judgement may
+    /// be, and the last one is still read. So is one without other members. Nothing is made of what was found of a line
+    /// that has ended meanwhile, or of a state that was replaced since it had this `generation`.
+    async fn condemn(&self, group: &Arc<Group>, generation: u64, found: Found) {
+        let Found { verdict, seq, from, sound } = found;
         let (id, group) = (group.id(), Arc::clone(group));
         if group.is_fenced() || group.lineage() != self.groups.lineage(id) {
             return;
@@ -150,20 +195,28 @@ impl Namespace {
             _ => format!("the replicas of {from:?} are the same and not as this one"),
         };
         let found_at = self.clock.now();
+        let marks = group.members().len() > 1 && !self.others(&group, &sound).await.are_all_wrong();
+        if marks {
+            let mark = DivergedMark { seq, at: found_at, why: why.clone() };
+            let marking = Arc::clone(&group);
+            match super::blocking(move || marking.mark_diverged(generation, mark)).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    let error = crate::rpc::chain(&error);
+                    tracing::error!(group = %id, error, "the mark of a wrong replica was not written");
+                }
+            }
+        } else if group.generation() != generation {
+            return;
+        }
         let divergence = Divergence { seq, found_at, verdict, from, records: None, repair: None };
         self.digests.change(id, |known| {
             known.sound = sound;
             known.repair_after = None;
             known.report.divergence = Some(divergence);
         });
-        tracing::error!(group = %id, name = self.name_of(id), %seq, why, "DIVERGENCE: this node's replica is wrong");
-        if group.members().len() < 2 {
-            return;
-        }
-        let mark = causeway_namespace_raft::store::DivergedMark { seq, at: found_at, why };
-        let marked = super::blocking(move || group.mark_diverged(mark)).await;
-        if let Err(error) = marked {
-            tracing::error!(group = %id, error = crate::rpc::chain(&error), "the mark of a wrong replica was not written");
-        }
+        let name = self.name_of(id);
+        tracing::error!(group = %id, name, %seq, why, marks, "DIVERGENCE: this node's replica is wrong");
     }
 }

@@ -9,7 +9,7 @@ use causeway_namespace_raft::digests::RepairError;
 use causeway_namespace_raft::{Group, GroupSpec};
 use tokio::time::Instant;
 
-use super::{Known, name};
+use super::{Found, Known, name};
 use crate::digest::{Divergence, Repaired, Verdict};
 use crate::node::Namespace;
 use crate::rpc;
@@ -170,7 +170,12 @@ impl Namespace {
             known => {
                 let from = known.map(|known| known.from).unwrap_or_default();
                 let sound = if from.is_empty() { others } else { from.iter().copied().collect() };
-                self.condemn(&group, Verdict::Declared, group.applied(), from, sound).await;
+                if self.others(&group, &sound).await.serve == 0 {
+                    let why = "no other member answers with a replica that could be taken; nothing is marked, try again when one is up";
+                    return Err(why.to_owned());
+                }
+                let found = Found { verdict: Verdict::Declared, seq: group.applied(), from, sound };
+                self.condemn(&group, group.generation(), found).await;
             }
         }
         tokio::select! {

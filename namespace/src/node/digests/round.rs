@@ -39,6 +39,13 @@ fn questions(groups: &Groups, digests: &Digests, own: NodeId) -> BTreeMap<NodeId
         }
         let peers: Vec<NodeId> = group.members().into_iter().filter(|peer| *peer != own).collect();
         known.equal.retain(|peer, _| peers.contains(peer));
+        if let Some(divergence) = known.report.divergence.as_mut().filter(|it| !it.verdict.is_own()) {
+            divergence.from.retain(|peer| peers.contains(peer));
+            if divergence.from.is_empty() {
+                // Who differed is no member any more.
+                known.report.divergence = None;
+            }
+        }
         let open = peers.into_iter().filter(|peer| known.equal.get(peer) != Some(&newest));
         let mut settled = true;
         for peer in open {
