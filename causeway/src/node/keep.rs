@@ -55,6 +55,12 @@ impl NodeRoots {
         deadline: Duration,
     ) -> Result<Arc<dyn VolumeView>, RootsError> {
         let what = format!("the newest state of volume {volume}");
+        if namespace.may_be_wrong(volume) {
+            return Err(unknown(
+                &what,
+                "this replica differs from others, see `causeway status`; nothing is done on its word",
+            ));
+        }
         let line = namespace.group(volume).map(|group| group.lineage()).unwrap_or_default();
         let view = match is_aside(namespace, volume) {
             // It has ended, so it has no leader; nor does it change.

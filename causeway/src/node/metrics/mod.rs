@@ -32,10 +32,14 @@ pub(super) struct NodeMetrics {
 }
 
 impl NodeMetrics {
-    /// The text of a scrape. Reads a few records of each volume, and nothing of other nodes.
-    pub(super) async fn text(self: &Arc<Self>) -> anyhow::Result<String> {
+    /// The text of a scrape. Reads a few records of each volume, and nothing of other nodes. `place` is held until that is
+    /// done, also if the asker has gone: the work bounds how many may ask.
+    pub(super) async fn text(self: &Arc<Self>, place: impl Send + 'static) -> anyhow::Result<String> {
         let metrics = self.clone();
-        let collected = tokio::task::spawn_blocking(move || metrics.collect().encode());
+        let collected = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            metrics.collect().encode()
+        });
         collected.await.context("a worker stopped")?.context("the samples cannot be written as text")
     }
 

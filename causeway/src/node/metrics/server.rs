@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -55,19 +55,22 @@ pub(crate) async fn serve(listener: TcpListener, metrics: Arc<NodeMetrics>, stop
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
         let (metrics, stop) = (metrics.clone(), stop.clone());
         tasks.spawn(async move {
+            let place = Arc::new(place);
             tokio::select! {
-                _ = tokio::time::timeout(CONNECTION_MAX, one(stream, metrics)) => {}
+                _ = tokio::time::timeout(CONNECTION_MAX, one(stream, metrics, place)) => {}
                 () = stop.cancelled() => {}
             }
-            drop(place);
         });
     }
     tasks.close();
     tasks.wait().await;
 }
 
-async fn one(stream: TcpStream, metrics: Arc<NodeMetrics>) {
-    let service = service_fn(move |request| answer(request, metrics.clone()));
+/// A connection's place among those that are served.
+type Place = Arc<OwnedSemaphorePermit>;
+
+async fn one(stream: TcpStream, metrics: Arc<NodeMetrics>, place: Place) {
+    let service = service_fn(move |request| answer(request, metrics.clone(), place.clone()));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_MAX)
@@ -81,13 +84,17 @@ async fn one(stream: TcpStream, metrics: Arc<NodeMetrics>) {
     }
 }
 
-async fn answer(request: Request<Incoming>, metrics: Arc<NodeMetrics>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    metrics: Arc<NodeMetrics>,
+    place: Place,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, kind, body) = if request.method() != Method::GET {
         (StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET is served\n".to_owned())
     } else if request.uri().path() != "/metrics" {
         (StatusCode::NOT_FOUND, TEXT, "metrics are at /metrics\n".to_owned())
     } else {
-        match metrics.text().await {
+        match metrics.text(place).await {
             Ok(text) => (StatusCode::OK, OPEN_METRICS, text),
             Err(error) => {
                 tracing::error!(%error, "the metrics cannot be collected");
