@@ -259,6 +259,8 @@ async fn where_no_majority_tells_a_person_decides() {
     })
     .await;
     assert!(cluster.node(1).group(id).unwrap().diverged().is_none());
+    // Neither is a ground to collect anything.
+    assert!(cluster.node(0).may_be_wrong(id) && cluster.node(1).may_be_wrong(id));
     let client = cluster.client(&[0]).await;
     let run = client.volume_repair(id, NodeId(2)).await.unwrap();
     let done = run.outcome.unwrap().unwrap();
