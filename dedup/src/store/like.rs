@@ -224,6 +224,10 @@ impl ChunkStore {
 
     /// Reads and verifies a base; `None` if it is not here or cannot be one.
     fn base(&self, chunks: Vec<ChunkId>, align: Option<i64>, realm: &Realm) -> Result<Option<Found>, StoreError> {
+        // What its reader would refuse is not written: several bases, each on several, are soon more than it reads.
+        if chunks.is_empty() || chunks.len() > BASES_MAX || !self.bears(&chunks)? {
+            return Ok(None);
+        }
         let (mut plain, mut depth) = (Vec::new(), 0);
         for chunk in &chunks {
             let Some(entry) = self.entry(chunk, true)? else { return Ok(None) };
@@ -237,8 +241,7 @@ impl ChunkStore {
             }
             plain.extend_from_slice(&bytes);
         }
-        let good = !chunks.is_empty() && chunks.len() <= BASES_MAX;
-        Ok(good.then_some(Found { chunks, plain, align, depth }))
+        Ok(Some(Found { chunks, plain, align, depth }))
     }
 
     /// The best delta, if it is clearly less than what the chunk would take alone. The chunk's share of a block may be smaller

@@ -101,6 +101,8 @@ enum Appended {
     Stale {
         /// Those that are still unknown.
         fresh: HashSet<ChunkId>,
+        /// Those that cannot be deltas any more.
+        whole: HashSet<ChunkId>,
     },
 }
 
@@ -227,7 +229,7 @@ impl ChunkStore {
             if unknown.is_empty() {
                 return Ok(vec![PutOutcome::Known; chunks.len()]);
             }
-            let choices = self.choose(&unknown, hints)?;
+            let mut choices = self.choose(&unknown, hints)?;
             let (unsynced, mut new) = loop {
                 let shaped = shape(&unknown, &choices.deltas, &self.options)?;
                 match self.append(shaped.items, seen)? {
@@ -236,7 +238,10 @@ impl ChunkStore {
                         break (unsynced, new);
                     }
                     // Compressing took a while: a block holds what somebody else has stored meanwhile. Fewer are left.
-                    Appended::Stale { fresh } => unknown.retain(|chunk| fresh.contains(&chunk.id)),
+                    Appended::Stale { fresh, whole } => {
+                        unknown.retain(|chunk| fresh.contains(&chunk.id));
+                        choices.deltas.retain(|id, _| !whole.contains(id));
+                    }
                 }
             };
             let sketches = choices.sketches.iter().filter(|(id, _)| new.contains(id)).copied();
@@ -255,7 +260,7 @@ impl ChunkStore {
     }
 
     /// Appends the records of chunks that are still unknown under the writer's lock; nothing if a block holds one that is
-    /// known by now beside others.
+    /// known by now beside others, or if a delta could not be read: a base may have gone bad since it was chosen.
     fn append(&self, mut items: Vec<Item>, seen: u64) -> Result<Appended, StoreError> {
         let mut writer = lock(&self.writer);
         // Another put may have been faster.
@@ -268,8 +273,14 @@ impl ChunkStore {
         }
         let fresh_in = |item: &Item| item.members.iter().filter(|member| fresh.contains(&member.id)).count();
         items.retain(|item| fresh_in(item) > 0);
-        if items.iter().any(|item| fresh_in(item) < item.members.len()) {
-            return Ok(Appended::Stale { fresh });
+        let mut whole = HashSet::new();
+        for delta in items.iter().filter(|item| item.depth > 0) {
+            if !self.bears(&delta.bases)? {
+                whole.extend(delta.members.iter().map(|member| member.id));
+            }
+        }
+        if !whole.is_empty() || items.iter().any(|item| fresh_in(item) < item.members.len()) {
+            return Ok(Appended::Stale { fresh, whole });
         }
         let result = writer.append(&self.files, &self.options, &items, |entry| self.pend(entry));
         match result {

@@ -75,8 +75,20 @@ impl ChunkStore {
         if entry.location.depth == 0 {
             return Ok(true);
         }
-        let Some(links) = links.checked_sub(1) else { return Ok(false) };
-        for base in &entry.bases {
+        match links.checked_sub(1) {
+            Some(links) => self.all_stand(&entry.bases, links, reads, pending),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether a delta on these chunks can be read: its whole chain is here, within the bounds that hold for reading it.
+    pub(super) fn bears(&self, bases: &[ChunkId]) -> Result<bool, StoreError> {
+        self.all_stand(bases, DEPTH_MAX - 1, &mut 0, true)
+    }
+
+    /// Each base counts as often as it is named, as it is read as often.
+    fn all_stand(&self, bases: &[ChunkId], links: u8, reads: &mut usize, pending: bool) -> Result<bool, StoreError> {
+        for base in bases {
             *reads += 1;
             if *reads > READS_MAX {
                 return Ok(false);
@@ -86,7 +98,7 @@ impl ChunkStore {
                 return Ok(false);
             }
         }
-        Ok(!entry.bases.is_empty())
+        Ok(!bases.is_empty())
     }
 
     /// What is known of a chunk. `pending` is looked at first: an entry leaves it only after it is in the index.

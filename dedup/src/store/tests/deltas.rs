@@ -112,6 +112,85 @@ fn a_named_range_is_cut_to_where_the_chunk_lies() {
     assert_holds(&store, &[new]);
 }
 
+/// Versions of a file, each cut at other places than the one before: a chunk of it has `wider` times the bytes, so that it lies
+/// over several chunks of that. The chunks with hints, in their order; some bytes of each were changed.
+fn recut(family: u64, len: usize, small: usize, wider: &[(usize, usize)]) -> Vec<Vec<(EncodedChunk, LikelyBase)>> {
+    let mut plain = vec![0; len];
+    blake3::Hasher::new().update(&family.to_le_bytes()).finalize_xof().fill(&mut plain);
+    let mut size = small;
+    let mut cuts: Vec<(usize, usize)> = Vec::new(); // start and length
+    let mut before: Vec<ChunkId> = Vec::new();
+    let mut versions = Vec::new();
+    for (number, (times, shift)) in std::iter::once(&(1, 0)).chain(wider).enumerate() {
+        size *= times;
+        let mut cut = Vec::new();
+        let mut at = 0;
+        while at < len {
+            let part = if at == 0 && *shift > 0 { *shift } else { size };
+            cut.push((at, part.min(len - at)));
+            at += part;
+        }
+        let mut version = Vec::new();
+        for (start, len) in &cut {
+            plain[*start] ^= number as u8; // all of its chunks are new
+            let bytes = Bytes::copy_from_slice(&plain[*start..start + len]);
+            let chunk = EncodedChunk::plain(realm().chunk_id(&bytes), bytes);
+            let over: Vec<usize> = (0..cuts.len())
+                .filter(|old| cuts[*old].0 < start + len && cuts[*old].0 + cuts[*old].1 > *start)
+                .collect();
+            let align = over.first().map_or(0, |first| *start as i64 - cuts[*first].0 as i64);
+            let chunks = over.iter().map(|old| before[*old]).take(20).collect();
+            version.push((chunk, LikelyBase { chunks, align }));
+        }
+        before = version.iter().map(|(chunk, _)| chunk.id).collect();
+        cuts = cut;
+        versions.push(version);
+    }
+    versions
+}
+
+/// Puts versions one after the other; whatever was taken can be read: at once, after a sync, and after opening anew.
+fn put_recut(seed: u64, versions: &[Vec<(EncodedChunk, LikelyBase)>]) -> BTreeSet<u8> {
+    let mut world = World::new(seed);
+    let (store, _) = world.open();
+    let realm = realm();
+    let mut all = Vec::new();
+    for version in versions {
+        let chunks: Vec<EncodedChunk> = version.iter().map(|(chunk, _)| chunk.clone()).collect();
+        let bases = version.iter().map(|(chunk, base)| (chunk.id, vec![base.clone()])).collect();
+        store.put_with(&chunks, Some(&PutHints { realm: &realm, bases })).unwrap();
+        all.extend(chunks);
+        assert_eq!(store.missing(&ids(&all)).unwrap(), []);
+        for chunk in &all {
+            assert_same(&store.get(&chunk.id).unwrap().unwrap(), chunk);
+        }
+    }
+    store.sync().unwrap();
+    assert_holds(&store, &all);
+    let depths = all.iter().map(|chunk| depth(&store, chunk)).collect();
+    drop(store);
+    assert_holds(&world.open().0, &all);
+    world.lose_index();
+    assert_holds(&world.open().0, &all);
+    depths
+}
+
+#[test]
+fn a_chain_over_several_bases_a_link_ends_where_its_reader_does() {
+    // Three chunks below each: 3, 9 and 27 reads.
+    let depths = put_recut(30, &recut(30, 162_000, 2_000, &[(3, 0), (3, 0), (3, 0), (1, 900)]));
+    assert!(depths.contains(&2), "{depths:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_a_put_took_can_be_read(family: u64, wider in prop::collection::vec((1..5_usize, 0..3_000_usize), 3..5)) {
+        put_recut(31, &recut(family, 120_000, 2_000, &wider));
+    }
+}
+
 #[test]
 fn chains_end_at_their_bound_and_go_on_from_below() {
     let mut world = World::new(4);
@@ -234,12 +313,17 @@ fn a_corrupt_delta_does_no_harm_to_its_base() {
     assert_holds(&store, &chunks);
 }
 
+/// Appends a record without the checks of a put.
+fn append(store: &ChunkStore, item: Item) {
+    lock(&store.writer).append(&store.files, &store.options, &[item], |entry| store.pend(entry)).unwrap();
+}
+
 /// Appends a delta that no writer of this program would make.
 fn forge(store: &ChunkStore, id: ChunkId, depth: u8, base: &[ChunkId], base_len: u32) {
     let delta = Delta { base: 0, codec: Codec::ZstdPrefix, depth, body: b"no frame".as_slice().into() };
     let reference = BaseRef { chunks: base.to_vec(), len: base_len };
     let item = Item::delta(&DeltaRecord::chunk(id, 8_000, reference, delta), depth, base.to_vec());
-    assert!(matches!(store.append(vec![item], 0).unwrap(), Appended::Done { .. }));
+    append(store, item);
 }
 
 #[test]
