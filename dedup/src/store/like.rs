@@ -143,8 +143,7 @@ impl ChunkStore {
         }
         let mut choice = self.encode(id, &plain, &bases);
         if self.options.deltas != Deltas::Similar {
-            choices.deltas.extend(choice.map(|choice| (id, choice)));
-            return Ok(());
+            return self.keep(id, choice, choices);
         }
         let sketch = sketcher.sketch(&plain);
         choices.sketches.extend(sketch.map(|sketch| (id, sketch)));
@@ -161,7 +160,13 @@ impl ChunkStore {
             let other = self.encode(id, &plain, &similar);
             choice = [choice, other].into_iter().flatten().min_by_key(Choice::cost);
         }
-        if let Some(choice) = choice {
+        self.keep(id, choice, choices)
+    }
+
+    fn keep(&self, id: ChunkId, choice: Option<Choice>, choices: &mut Choices<'_>) -> Result<(), StoreError> {
+        if let Some(choice) = choice
+            && !self.is_stood_on(&id)?
+        {
             choices.deltas.insert(id, choice);
         }
         Ok(())

@@ -263,11 +263,13 @@ impl ChunkStore {
     /// known by now beside others, or if a delta could not be read: a base may have gone bad since it was chosen.
     fn append(&self, mut items: Vec<Item>, seen: u64) -> Result<Appended, StoreError> {
         let mut writer = lock(&self.writer);
-        // Another put may have been faster.
-        let moved = self.published.load(Ordering::Acquire) != seen;
+        // Another put may have been faster. In this order: what is not pending any more was published before.
+        let moved = || self.published.load(Ordering::Acquire) != seen;
         let mut fresh = HashSet::new();
         for member in items.iter().flat_map(|item| &item.members) {
-            if !self.is_pending(&member.id) && (!moved || self.locate(&member.id)?.is_none()) {
+            let unchanged = !self.is_pending(&member.id) && !moved();
+            // One that is pending may stand on what went bad since: it does not count as here.
+            if unchanged || self.locate(&member.id)?.is_none() {
                 fresh.insert(member.id);
             }
         }
@@ -275,8 +277,10 @@ impl ChunkStore {
         items.retain(|item| fresh_in(item) > 0);
         let mut whole = HashSet::new();
         for delta in items.iter().filter(|item| item.depth > 0) {
-            if !self.bears(&delta.bases)? {
-                whole.extend(delta.members.iter().map(|member| member.id));
+            // What stood on it when it was chosen was looked at there.
+            let id = delta.mark();
+            if self.pins.holds(&id) || (moved() && self.has_dependents(&id)?) || !self.bears(&delta.bases)? {
+                whole.insert(id);
             }
         }
         if !whole.is_empty() || items.iter().any(|item| fresh_in(item) < item.members.len()) {

@@ -122,6 +122,14 @@ impl ChunkStore {
         Ok(found)
     }
 
+    /// Whether a delta stands on this chunk, in the index or on its way there. Put again it must stand alone: as a delta it would
+    /// make those above it too deep, or stand on one of them.
+    ///
+    /// The pins come first: they are given back only after the index names the delta.
+    pub(super) fn is_stood_on(&self, base: &ChunkId) -> Result<bool, StoreError> {
+        Ok(self.pins.holds(base) || self.has_dependents(base)?)
+    }
+
     /// The deltas in the index that stand on this chunk, until `each` has enough.
     pub(super) fn each_dependent(&self, base: &ChunkId, mut each: impl FnMut(Entry) -> bool) -> Result<(), StoreError> {
         let mut after = None;

@@ -300,6 +300,58 @@ fn a_corrupt_base_takes_its_deltas_out_and_brings_them_back() {
 }
 
 #[test]
+fn a_base_that_is_put_again_stands_alone_whatever_it_resembles() {
+    for (published, by_sketch) in [(true, false), (false, false), (true, true), (false, true)] {
+        let mut world = World::new(17);
+        let (store, _) = world.open();
+        let realm = realm();
+        let like = version(17, 9, 8_000);
+        let chunks: Vec<_> = (0..4).map(|number| version(17, number, 8_000)).collect();
+        store.put(&chunks[0]).unwrap();
+        store.sync().unwrap();
+        for pair in chunks.windows(2) {
+            put_on(&store, &pair[1], &pair[0]);
+        }
+        let hints = PutHints::of(&realm);
+        // A delta on the last, or something that only resembles it.
+        let end = version(17, 5, 8_000);
+        store.put_with(std::slice::from_ref(&like), by_sketch.then_some(&hints)).unwrap();
+        if published {
+            store.sync().unwrap();
+        }
+        let at = location(&store, &chunks[0]);
+        store.quarantine(&chunks[0].id, at, Damage::OtherBytes);
+        assert_eq!(store.missing(&ids(&chunks)).unwrap().len(), 4);
+        store.put(&end).unwrap();
+        if by_sketch {
+            store.put_with(std::slice::from_ref(&chunks[0]), Some(&hints)).unwrap();
+        } else {
+            put_on(&store, &chunks[0], &end);
+        }
+        assert_eq!(depth(&store, &chunks[0]), 0);
+        assert_eq!(store.missing(&ids(&chunks)).unwrap(), []);
+        store.sync().unwrap();
+        assert_holds(&store, &chunks);
+        drop(store);
+        world.lose_index();
+        assert_holds(&world.open().0, &chunks);
+    }
+}
+
+#[test]
+fn a_delta_that_waits_for_its_sync_and_lost_its_base_is_put_again() {
+    let (store, _) = World::new(18).open();
+    let chunks: Vec<_> = (0..2).map(|number| version(18, number, 8_000)).collect();
+    store.put(&chunks[0]).unwrap();
+    put_on(&store, &chunks[1], &chunks[0]);
+    store.quarantine(&chunks[0].id, location(&store, &chunks[0]), Damage::OtherBytes);
+    assert_eq!(store.put(&chunks[1]).unwrap(), PutOutcome::New, "not merely known");
+    store.sync().unwrap();
+    assert_holds(&store, &chunks[1..]);
+    assert_eq!(store.pins.all(), []);
+}
+
+#[test]
 fn a_corrupt_delta_does_no_harm_to_its_base() {
     let world = World::new(8);
     let (store, _) = world.open();
