@@ -88,6 +88,8 @@ pub struct ChunkStore {
     full: AtomicBool,
     gc: gc::Gc,
     read_only: Mutex<Option<String>>,
+    /// Building the index anew failed, or is under way: what it does not name may be in the packs all the same.
+    partial: AtomicBool,
 }
 
 /// What an append came to.
@@ -162,6 +164,7 @@ impl ChunkStore {
             full: AtomicBool::new(false),
             gc,
             read_only: Mutex::default(),
+            partial: AtomicBool::new(false),
         };
         Ok((store, report))
     }
@@ -426,7 +429,8 @@ impl ChunkStore {
     /// `progress` is told the report so far after each pack.
     ///
     /// # Errors
-    /// As [`ChunkStore::sync`], which comes first; [`StoreError::Io`], [`StoreError::Index`].
+    /// As [`ChunkStore::sync`], which comes first; [`StoreError::Io`], [`StoreError::Index`]: then nothing is written any more,
+    /// and nothing removed before a later call succeeds or the store is opened anew.
     pub fn rebuild_index(&self, progress: impl FnMut(&RecoveryReport)) -> Result<RecoveryReport, StoreError> {
         self.rebuild(RebuildReason::Asked, progress)
     }
@@ -440,10 +444,31 @@ impl ChunkStore {
         self.sync_gated()?;
         let mut writer = lock(&self.writer);
         let corrupt = lock(&self.corrupt).clone();
-        let mut report = recover::reindex(&self.files, &self.index, &mut writer, &corrupt, progress)?;
-        *lock(&self.corrupt) = self.index.corrupt()?.into_iter().collect();
-        report.rebuilt = Some(reason);
-        Ok(report)
+        self.partial.store(true, Ordering::Release);
+        let built = recover::reindex(&self.files, &self.index, &mut writer, &corrupt, progress)
+            .and_then(|report| Ok((report, self.index.corrupt()?)));
+        match built {
+            Ok((mut report, corrupt)) => {
+                *lock(&self.corrupt) = corrupt.into_iter().collect();
+                self.partial.store(false, Ordering::Release);
+                report.rebuilt = Some(reason);
+                Ok(report)
+            }
+            Err(error) => {
+                // Chunks that are here seem to be missing: nobody may act on that.
+                self.stop_writing(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Refuses to remove anything while the index does not name all that is in the packs. Asked under the gate.
+    fn ensure_whole_index(&self) -> Result<(), StoreError> {
+        if self.partial.load(Ordering::Acquire) {
+            let reason = "building the chunk index anew did not end well: nothing is removed until it does".to_owned();
+            return Err(StoreError::ReadOnly { reason });
+        }
+        Ok(())
     }
 
     fn ensure_writable(&self) -> Result<(), StoreError> {

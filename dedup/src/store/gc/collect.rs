@@ -197,6 +197,7 @@ impl ChunkStore {
     pub fn collect(&self, mark: Mark, grace: Duration, dry_run: bool, pace: Pace<'_>) -> Result<Collected, StoreError> {
         let mut done = Collected { epoch: mark.epoch, ..Collected::default() };
         self.ensure_writable()?;
+        self.ensure_whole_index()?;
         let bases = Bases::of(self, pace)?;
         let mut phases = Phases { store: self, mark: &mark, bases, grace, dry_run, done: &mut done };
         phases.remove(pace)?;
@@ -281,6 +282,7 @@ impl Phases<'_> {
     /// Pardons some, removes others, unless they were revived meanwhile.
     fn sweep(&mut self, reached: &[ChunkId], going: &[(ChunkId, u64)]) -> Result<(), StoreError> {
         let _gate = self.store.gate.read().unwrap_or_else(PoisonError::into_inner);
+        self.store.ensure_whole_index()?; // else a base may seem to bear nothing
         let mut writing = self.store.gc.write();
         let condemned = &mut writing.marks.condemned;
         let still: Vec<ChunkId> =

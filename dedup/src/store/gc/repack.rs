@@ -120,6 +120,7 @@ impl ChunkStore {
     pub fn rewrite(&self, packs: &[u32], pace: Pace<'_>) -> Result<Repacked, StoreError> {
         let mut done = Repacked::default();
         let mut emptied = Vec::new();
+        self.ensure_whole_index()?;
         self.end_packs(packs)?;
         for pack in packs.iter().copied() {
             match self.empty(pack, &mut done, pace)? {
@@ -330,6 +331,7 @@ impl ChunkStore {
         self.index.persist()?;
         // Calls that looked up a place in one of the packs are over when this is had, and no new one can.
         let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.ensure_whole_index()?;
         let mut dead = Vec::with_capacity(emptied.len());
         for candidate in emptied {
             // Whatever happened since (the index was built anew, say): a pack that anything refers to stays.

@@ -1,10 +1,13 @@
 //! Torn tails, rotten bits, wrong indexes, full and failing disks.
 
+use std::time::Duration;
+
 use causeway_storage::disk::Open;
 use causeway_storage::disk::sim::{Fault, Operation};
 use causeway_storage::kv::{Batch, Kv, Space};
 
 use super::*;
+use crate::store::gc::RepackOptions;
 
 fn filled(world: &World, count: u64) -> (ChunkStore, Vec<EncodedChunk>) {
     let (store, _) = world.open();
@@ -311,4 +314,45 @@ fn after_a_failed_fsync_nothing_is_written_and_reads_go_on() {
         store.sync().unwrap();
         assert_holds(&store, &[new]);
     }
+}
+
+#[test]
+fn an_index_that_was_built_anew_in_part_removes_nothing() {
+    for (operation, skip) in [(Operation::Open, 1), (Operation::Read, 4), (Operation::List, 0)] {
+        let world = World::new(13);
+        let (store, chunks) = filled(&world, 60);
+        let packs = store.packs();
+        assert!(packs.len() > 2);
+        let collected = store.collect(super::gc::mark(&store, &chunks), Duration::ZERO, false, &mut |_| true).unwrap();
+        world.disk.inject(Fault::next(&[operation]).of("/packs").after(skip));
+        store.rebuild_index(|_| {}).unwrap_err();
+        assert!(!store.missing(&ids_of(&chunks)).unwrap().is_empty(), "{operation:?}: it failed on the way");
+        assert!(matches!(store.stats().state, StoreState::ReadOnly(_)));
+        let refused =
+            |result: Result<(), StoreError>| assert!(matches!(result, Err(StoreError::ReadOnly { .. })), "{result:?}");
+        refused(store.rewrite(&packs, &mut |_| true).map(drop));
+        refused(store.repack(&collected, RepackOptions { live_percent_min: 100 }, &mut |_| true).map(drop));
+        refused(store.collect(super::gc::mark(&store, &[]), Duration::ZERO, false, &mut |_| true).map(drop));
+        assert_eq!(
+            world
+                .disk
+                .list(Path::new("/packs"))
+                .unwrap()
+                .iter()
+                .filter(|name| name.to_string_lossy().ends_with(".pack"))
+                .count(),
+            packs.len()
+        );
+        store.rebuild_index(|_| {}).unwrap();
+        assert_holds(&store, &chunks);
+        drop(store);
+        let (store, _) = world.open();
+        assert_holds(&store, &chunks);
+        store.rewrite(&packs, &mut |_| true).unwrap();
+        assert_holds(&store, &chunks);
+    }
+}
+
+fn ids_of(chunks: &[EncodedChunk]) -> Vec<ChunkId> {
+    chunks.iter().map(|chunk| chunk.id).collect()
 }
