@@ -116,10 +116,10 @@ impl ChunkStore {
         self.place(id)?.map(|location| self.read_chunk(id, location, None)).transpose()
     }
 
-    /// As [`ChunkStore::stored`], for a caller that holds the gate.
-    pub(super) fn stored_gated(&self, id: &ChunkId) -> Result<Option<EncodedChunk>, StoreError> {
-        match self.stored(id) {
-            Ok(found) => Ok(found),
+    /// The record at a place that was looked up under the gate, which the caller still holds.
+    pub(super) fn stored_at(&self, id: &ChunkId, location: Location) -> Result<Option<EncodedChunk>, StoreError> {
+        match self.read_chunk(id, location, None) {
+            Ok(found) => Ok(Some(found)),
             Err(Trouble::Error(error)) => Err(error),
             Err(Trouble::IndexWrong) => Ok(None), // whoever reads it has the index built anew
         }

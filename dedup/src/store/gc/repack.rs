@@ -4,7 +4,7 @@
 //! call is under way that may have looked up an old place; mark the packs as dead, persist that; remove the files. A crash
 //! before the mark leaves a pack that lives in part or not at all, and is packed again; after it, a file that opening removes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::PoisonError;
 
@@ -13,6 +13,7 @@ use causeway_base::ChunkId;
 use super::Pace;
 use super::collect::Collected;
 use crate::EncodedChunk;
+use crate::delta::DeltaRecord;
 use crate::store::format::FooterEntry;
 use crate::store::index::{Location, Lookup, PackMeta, PackState};
 use crate::store::pack::{ReadError, read_footer, read_trailer, scan};
@@ -268,13 +269,13 @@ impl ChunkStore {
         let (mut alone, mut deltas) = (Vec::new(), Vec::new());
         for id in ids {
             let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-            match self.entry(id, true)? {
-                Some(entry) if entry.location.depth > 0 => match self.stored_gated(id) {
-                    // It may have been put again as something else meanwhile, which then needs no copy.
-                    Ok(Some(chunk)) if chunk.codec.is_delta() => {
-                        deltas.push(Item::delta(&chunk, entry.location.depth, entry.bases));
+            match self.placed(id)? {
+                Some(place) if place.depth > 0 => match self.stored_at(id, place) {
+                    Ok(Some(chunk)) => {
+                        let Ok(record) = DeltaRecord::from_payload(&chunk.payload) else { return Ok(false) };
+                        deltas.push((Item::delta(&chunk, record.depth, record.base.chunks), place));
                     }
-                    Ok(_) => {}
+                    Ok(None) => {}
                     Err(StoreError::Corrupt { .. }) => return Ok(false),
                     Err(error) => return Err(error),
                 },
@@ -284,41 +285,67 @@ impl ChunkStore {
         self.write_whole(&alone, deltas, done)
     }
 
-    /// Puts chunks once more, each standing alone or in a block, and `more` records with them. False if one of them is corrupt.
-    pub(super) fn write_whole(
+    /// Puts chunks once more, each standing alone or in a block, and with them deltas that were read at these places. False if
+    /// one of them is corrupt.
+    ///
+    /// A chunk that has another place by the time it would be written was put again, or is gone: it is left as it is.
+    pub(in crate::store) fn write_whole(
         &self,
         ids: &[ChunkId],
-        more: Vec<Item>,
+        mut deltas: Vec<(Item, Location)>,
         done: &mut Repacked,
     ) -> Result<bool, StoreError> {
-        let chunks: Vec<EncodedChunk> = match self.get_many(ids) {
-            Ok(found) => found.into_iter().flatten().collect(),
+        // A place is looked up before the chunk is read, and none comes back: what still has it then was read there.
+        let mut places = Vec::with_capacity(ids.len());
+        for id in ids {
+            places.push(self.placed(id)?);
+        }
+        let mut chunks: Vec<(EncodedChunk, Location)> = match self.get_many(ids) {
+            Ok(found) => found.into_iter().zip(places).filter_map(|(chunk, place)| chunk.zip(place)).collect(),
             Err(StoreError::Corrupt { .. }) => return Ok(false),
             Err(error) => return Err(error),
         };
-        self.ensure_writable()?;
-        let mut items = shape(&chunks.iter().collect::<Vec<_>>(), &HashMap::new(), &self.options)?.items;
-        items.extend(more);
-        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-        let mut writer = lock(&self.writer);
         // A full disk must be able to get space back: half of the reserve is for that. What is written is soon freed.
         let options = StoreOptions { reserve_bytes: self.options.reserve_bytes / 2, ..self.options.clone() };
-        writer.forget_room();
-        let appended = writer.append(&self.files, &options, &items, |entry| {
-            done.moved += 1;
-            if matches!(entry.location.member, None | Some(0)) {
-                done.moved_bytes += entry.location.record_len() as u64;
+        loop {
+            self.ensure_writable()?;
+            let whole: Vec<&EncodedChunk> = chunks.iter().map(|(chunk, _)| chunk).collect();
+            let items = shape(&whole, &HashMap::new(), &self.options)?.items;
+            let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+            let mut writer = lock(&self.writer);
+            let mut moved = HashSet::new();
+            let read = chunks.iter().map(|(chunk, place)| (chunk.id, *place));
+            for (id, place) in read.chain(deltas.iter().map(|(item, place)| (item.mark(), *place))) {
+                if self.placed(&id)? != Some(place) {
+                    if lock(&self.corrupt).get(&id) == Some(&place) {
+                        return Ok(false);
+                    }
+                    moved.insert(id);
+                }
             }
-            self.pend(entry);
-        });
-        writer.forget_room();
-        match appended {
-            Ok(()) => Ok(true),
-            Err(AppendError::Full { free }) => Err(StoreError::Full { free, reserve: options.reserve_bytes }),
-            Err(AppendError::Failed(error)) => {
-                self.stop_writing(&error);
-                Err(error)
+            deltas.retain(|(item, _)| !moved.contains(&item.mark()));
+            if chunks.iter().any(|(chunk, _)| moved.contains(&chunk.id)) {
+                chunks.retain(|(chunk, _)| !moved.contains(&chunk.id));
+                continue; // it may share a block with others
             }
+            let items: Vec<Item> = items.into_iter().chain(deltas.into_iter().map(|(item, _)| item)).collect();
+            writer.forget_room();
+            let appended = writer.append(&self.files, &options, &items, |entry| {
+                done.moved += 1;
+                if matches!(entry.location.member, None | Some(0)) {
+                    done.moved_bytes += entry.location.record_len() as u64;
+                }
+                self.pend(entry);
+            });
+            writer.forget_room();
+            return match appended {
+                Ok(()) => Ok(true),
+                Err(AppendError::Full { free }) => Err(StoreError::Full { free, reserve: options.reserve_bytes }),
+                Err(AppendError::Failed(error)) => {
+                    self.stop_writing(&error);
+                    Err(error)
+                }
+            };
         }
     }
 

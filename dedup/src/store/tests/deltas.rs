@@ -370,6 +370,38 @@ fn append(store: &ChunkStore, item: Item) {
     lock(&store.writer).append(&store.files, &store.options, &[item], |entry| store.pend(entry)).unwrap();
 }
 
+#[test]
+fn a_copy_that_was_read_before_its_chunk_was_put_again_is_dropped() {
+    for published in [true, false] {
+        let mut world = World::new(19);
+        let (store, _) = world.open();
+        let chunks = chain(&store, 19, 2);
+        let neighbours: Vec<_> = (0..3).map(|number| version(190 + number, 0, 3_000)).collect();
+        store.put_many(&neighbours).unwrap();
+        store.sync().unwrap();
+        // As a repack reads it.
+        let place = location(&store, &chunks[1]);
+        let read = store.stored_at(&chunks[1].id, place).unwrap().unwrap();
+        // Its base goes bad, and it is put again.
+        store.quarantine(&chunks[0].id, location(&store, &chunks[0]), Damage::OtherBytes);
+        assert_eq!(store.put(&chunks[1]).unwrap(), PutOutcome::New);
+        if published {
+            store.sync().unwrap();
+        }
+        let now = location(&store, &chunks[1]);
+        let delta = Item::delta(&read, place.depth, vec![chunks[0].id]);
+        let mut done = Default::default();
+        assert!(store.write_whole(&ids(&neighbours), vec![(delta, place)], &mut done).unwrap());
+        assert_eq!((done.moved, location(&store, &chunks[1])), (3, now));
+        store.sync().unwrap();
+        assert_holds(&store, &chunks[1..]);
+        assert_holds(&store, &neighbours);
+        drop(store);
+        world.lose_index();
+        assert_holds(&world.open().0, &chunks[1..]);
+    }
+}
+
 /// Appends a delta that no writer of this program would make.
 fn forge(store: &ChunkStore, id: ChunkId, depth: u8, base: &[ChunkId], base_len: u32) {
     let delta = Delta { base: 0, codec: Codec::ZstdPrefix, depth, body: b"no frame".as_slice().into() };
