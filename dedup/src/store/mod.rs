@@ -83,6 +83,9 @@ pub struct ChunkStore {
     published: AtomicU64,
     /// Chunks found corrupt, and where.
     corrupt: Mutex<BTreeMap<ChunkId, Location>>,
+    /// Deltas that did not decode, and where: they or what they stand on are wrong, which only their names tell. They count as
+    /// missing until they are put again or the store is opened anew.
+    doubtful: Mutex<BTreeMap<ChunkId, Location>>,
     /// Decoded blocks.
     blocks: Mutex<block::BlockCache>,
     full: AtomicBool,
@@ -160,6 +163,7 @@ impl ChunkStore {
             saved: AtomicU64::new(0),
             published: AtomicU64::new(0),
             corrupt: Mutex::new(corrupt),
+            doubtful: Mutex::default(),
             blocks: Mutex::default(),
             full: AtomicBool::new(false),
             gc,

@@ -75,6 +75,9 @@ impl ChunkStore {
         if entry.location.depth == 0 {
             return Ok(true);
         }
+        if lock(&self.doubtful).get(&entry.id) == Some(&entry.location) {
+            return Ok(false);
+        }
         match links.checked_sub(1) {
             Some(links) => self.all_stand(&entry.bases, links, reads, pending),
             None => Ok(false),
@@ -152,12 +155,15 @@ impl ChunkStore {
     /// of these (at most 65,536).
     #[must_use]
     pub fn corrupt_ids(&self) -> Vec<ChunkId> {
-        let corrupt = self.corrupt_alone();
+        let mut corrupt: BTreeSet<ChunkId> = self.corrupt_alone().into_iter().collect();
+        let doubtful = lock(&self.doubtful).clone();
+        let still = |id: &ChunkId, location| matches!(self.placed(id), Ok(Some(place)) if place == location);
+        corrupt.extend(doubtful.into_iter().filter(|(id, location)| still(id, *location)).map(|(id, _)| id));
         match self.unreadable(&corrupt) {
             Ok(unreadable) => corrupt.into_iter().chain(unreadable).collect(),
             Err(error) => {
                 tracing::warn!(%error, "what stands on corrupt chunks cannot be told");
-                corrupt
+                corrupt.into_iter().collect()
             }
         }
     }
@@ -168,9 +174,9 @@ impl ChunkStore {
     }
 
     /// What cannot be read because it stands on one of `corrupt`.
-    fn unreadable(&self, corrupt: &[ChunkId]) -> Result<BTreeSet<ChunkId>, StoreError> {
+    fn unreadable(&self, corrupt: &BTreeSet<ChunkId>) -> Result<BTreeSet<ChunkId>, StoreError> {
         let mut found = BTreeSet::new();
-        let mut below = corrupt.to_vec();
+        let mut below: Vec<ChunkId> = corrupt.iter().copied().collect();
         for _ in 0..DEPTH_MAX {
             let mut next = Vec::new();
             for base in below {

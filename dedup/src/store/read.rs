@@ -158,7 +158,13 @@ impl ChunkStore {
         }
         let Some(location) = self.place(&bad)? else { return Ok(None) };
         let damage = Damage::Undecodable;
-        self.quarantine(&bad, location, damage);
+        if location.depth > 0 {
+            // It may be good, and the bytes that it stands on wrong under checksums that hold: see `verify_pack`.
+            tracing::error!(id = %bad, pack = location.pack, offset = location.offset, "a delta does not decode");
+            lock(&self.doubtful).insert(bad, location);
+        } else {
+            self.quarantine(&bad, location, damage);
+        }
         Err(StoreError::Corrupt { id: bad, pack: location.pack, offset: location.offset, damage }.into())
     }
 

@@ -11,10 +11,11 @@ use causeway_base::ChunkId;
 
 use super::format::FooterEntry;
 use super::gc::Pace;
-use super::index::Location;
+use super::index::{Entry, Location};
 use super::pack::ReadError;
 use super::{ChunkStore, Damage, StoreError, lock};
 use crate::EncodedChunk;
+use crate::delta::DEPTH_MAX;
 
 /// Plain bytes that are read at once, and held in memory.
 const BATCH_BYTES: u64 = 4 << 20;
@@ -34,7 +35,7 @@ pub struct Verified {
 
 impl ChunkStore {
     /// Reads each chunk that is served from a pack, and asks `is_right` whether its bytes are those that its id names. Wrong
-    /// ones are missing from then on. Nothing is found in a pack that is not there, or whose list of records is damaged:
+    /// ones are missing from then on. A delta that is wrong only because of what it stands on waits for that to be put again. Nothing is found in a pack that is not there, or whose list of records is damaged:
     /// [`ChunkStore::scrub_pack`] comes first.
     ///
     /// # Errors
@@ -101,6 +102,7 @@ impl ChunkStore {
                 for id in &ids {
                     found.push(match self.get(id) {
                         Err(StoreError::Corrupt { .. }) => {
+                            self.blame(id, DEPTH_MAX, is_right, verified)?;
                             verified.corrupt.push(*id);
                             None
                         }
@@ -112,18 +114,68 @@ impl ChunkStore {
             Err(error) => return Err(error),
         };
         for ((id, location), chunk) in batch.iter().zip(found) {
-            // Collected or moved meanwhile.
-            let Some(chunk) = chunk else { continue };
+            let Some(chunk) = chunk else {
+                // Collected or moved meanwhile, or a delta that did not decode before.
+                if lock(&self.doubtful).get(id) == Some(location) {
+                    self.blame(id, DEPTH_MAX, is_right, verified)?;
+                    verified.corrupt.push(*id);
+                }
+                continue;
+            };
             verified.chunks += 1;
             verified.bytes += u64::from(chunk.raw_len);
             if is_right(&chunk) {
                 continue;
             }
-            let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-            if self.placed(id)? == Some(*location) {
-                self.quarantine(id, *location, Damage::OtherBytes);
+            if self.placed_gated(id)?.is_some_and(|entry| entry.location == *location) {
+                self.blame(id, DEPTH_MAX, is_right, verified)?;
                 verified.corrupt.push(*id);
             }
+        }
+        Ok(())
+    }
+
+    fn placed_gated(&self, id: &ChunkId) -> Result<Option<Entry>, StoreError> {
+        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        self.entry(id, true)
+    }
+
+    /// Takes out of service what makes a chunk wrong: its record, or of a delta what it stands on, if that is wrong; then the
+    /// delta is back when that is. Of a delta whose bases are not all here nothing can be said. What is taken out beside the chunk
+    /// is counted.
+    pub(super) fn blame(
+        &self,
+        id: &ChunkId,
+        links: u8,
+        is_right: &mut dyn FnMut(&EncodedChunk) -> bool,
+        verified: &mut Verified,
+    ) -> Result<(), StoreError> {
+        let Some(Entry { location, bases, .. }) = self.placed_gated(id)? else { return Ok(()) };
+        let mut bases_are_right = true;
+        for base in bases {
+            let right = match self.get(&base) {
+                Ok(Some(chunk)) => is_right(&chunk),
+                Ok(None) => {
+                    bases_are_right = false;
+                    continue;
+                }
+                Err(StoreError::Corrupt { .. }) => false,
+                Err(error) => return Err(error),
+            };
+            if right {
+                continue;
+            }
+            bases_are_right = false;
+            if links > 1 && self.placed_gated(&base)?.is_some() {
+                self.blame(&base, links - 1, is_right, verified)?;
+                if self.placed_gated(&base)?.is_none() {
+                    verified.corrupt.push(base);
+                }
+            }
+        }
+        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        if bases_are_right && self.placed(id)? == Some(location) {
+            self.quarantine(id, location, Damage::OtherBytes);
         }
         Ok(())
     }

@@ -365,6 +365,77 @@ fn a_corrupt_delta_does_no_harm_to_its_base() {
     assert_holds(&store, &chunks);
 }
 
+/// A chain whose first chunk has other bytes than those of its name, under checksums that hold.
+fn chain_on_wrong_bytes(store: &ChunkStore, family: u64) -> Vec<EncodedChunk> {
+    let chunks: Vec<_> = (0..3).map(|number| version(family, number, 8_000)).collect();
+    let other = version(family, 77, 8_000);
+    store.put(&EncodedChunk::plain(chunks[0].id, other.payload)).unwrap();
+    for (pair, depth) in chunks.windows(2).zip(1..) {
+        let delta =
+            crate::delta::encode(&pair[1].payload, &[crate::delta::Base::like(&pair[0].payload)], 8_000, 1).unwrap();
+        let base = BaseRef { chunks: vec![pair[0].id], len: 8_000 };
+        let delta = DeltaRecord::chunk(pair[1].id, 8_000, base, Delta { depth, ..delta });
+        append(store, Item::delta(&delta, depth, vec![pair[0].id]));
+    }
+    store.sync().unwrap();
+    chunks
+}
+
+#[test]
+fn of_a_good_delta_on_wrong_bytes_the_base_is_blamed() {
+    for backwards in [false, true] {
+        let (store, _) = World::new(20).open();
+        // The deltas in a pack of their own, so that they may be looked at first.
+        let filler = chunk(1, 60_000);
+        let chunks = chain_on_wrong_bytes(&store, 20);
+        store.put(&filler).unwrap();
+        let mut is_right = |chunk: &EncodedChunk| chunk.decode(&realm()).is_ok();
+        let mut found = BTreeSet::new();
+        if backwards {
+            let mut verified = Verified::default();
+            let newest = store.get(&chunks[2].id).unwrap().unwrap();
+            assert!(!is_right(&newest));
+            store.blame(&chunks[2].id, DEPTH_MAX, &mut is_right, &mut verified).unwrap();
+            found.extend(verified.corrupt);
+            assert_eq!(found, [chunks[0].id].into());
+        }
+        for pack in store.packs() {
+            found.extend(store.verify_pack(pack, &mut is_right, &mut go()).unwrap().corrupt);
+        }
+        assert_eq!(store.corrupt_alone(), [chunks[0].id], "its record alone is wrong");
+        assert_eq!(store.missing(&ids(&chunks)).unwrap(), ids(&chunks));
+        assert_eq!(store.corrupt_ids().into_iter().collect::<BTreeSet<_>>(), ids(&chunks).into_iter().collect());
+        store.put(&chunks[0]).unwrap();
+        store.sync().unwrap();
+        assert_holds(&store, &chunks);
+        assert_eq!((depth(&store, &chunks[2]), store.corrupt_ids()), (2, vec![]));
+    }
+}
+
+#[test]
+fn a_delta_that_does_not_decode_is_missing_and_judged_by_the_scrub() {
+    let (store, _) = World::new(21).open();
+    let chunks = chain(&store, 21, 1);
+    let new = version(21, 1, 8_000);
+    forge(&store, new.id, 1, &[chunks[0].id], 8_000);
+    store.sync().unwrap();
+    let error = store.get(&new.id).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { id, .. } if id == new.id), "{error}");
+    assert_eq!(store.missing(&[chunks[0].id, new.id]).unwrap(), [new.id]);
+    assert_eq!(
+        (store.corrupt_alone(), store.corrupt_ids()),
+        (vec![], vec![new.id]),
+        "nobody can say whose fault it is"
+    );
+    let mut is_right = |chunk: &EncodedChunk| chunk.decode(&realm()).is_ok();
+    let verified = store.verify_pack(0, &mut is_right, &mut go()).unwrap();
+    assert_eq!((verified.corrupt, store.corrupt_alone()), (vec![new.id], vec![new.id]), "what it stands on is right");
+    put_on(&store, &new, &chunks[0]);
+    store.sync().unwrap();
+    assert_holds(&store, &[chunks[0].clone(), new]);
+    assert_eq!(store.corrupt_ids(), []);
+}
+
 /// Appends a record without the checks of a put.
 fn append(store: &ChunkStore, item: Item) {
     lock(&store.writer).append(&store.files, &store.options, &[item], |entry| store.pend(entry)).unwrap();
