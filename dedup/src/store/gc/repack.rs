@@ -364,8 +364,11 @@ impl ChunkStore {
             // Whatever happened since (the index was built anew, say): a pack that anything refers to stays.
             let mut used = false;
             for entry in &candidate.entries {
-                used |=
-                    matches!(self.index.lookup(&entry.id)?, Lookup::At(location) if location.pack == candidate.pack);
+                used |= match self.index.lookup(&entry.id)? {
+                    Lookup::At(location) => location.pack == candidate.pack,
+                    Lookup::Absent => false,
+                    Lookup::Undecodable => true, // it may lead here; whoever reads it has the index built anew
+                };
             }
             if !used {
                 dead.push(candidate);

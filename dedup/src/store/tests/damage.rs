@@ -356,3 +356,17 @@ fn an_index_that_was_built_anew_in_part_removes_nothing() {
 fn ids_of(chunks: &[EncodedChunk]) -> Vec<ChunkId> {
     chunks.iter().map(|chunk| chunk.id).collect()
 }
+
+#[test]
+fn a_pack_stays_while_an_entry_that_does_not_decode_may_lead_to_it() {
+    let world = World::new(14);
+    let (store, chunks) = filled(&world, 60);
+    let bad = chunks.iter().find(|chunk| location(&store, chunk).pack == 1).unwrap();
+    let mut batch = Batch::new();
+    batch.put(Space("chunk-index"), Bytes::copy_from_slice(bad.id.as_bytes()), &b"???"[..]);
+    world.kv.write(batch).unwrap();
+    store.rewrite(&[0, 1], &mut |_| true).unwrap();
+    assert_eq!(store.packs().iter().filter(|pack| **pack < 2).collect::<Vec<_>>(), [&1]);
+    assert_same(&store.get(&bad.id).unwrap().unwrap(), bad);
+    assert_holds(&store, &chunks);
+}
