@@ -92,12 +92,27 @@ fn publish(
         .filter(|entry| corrupt.get(&entry.id) != Some(&entry.location))
         .collect();
     for batch in located.chunks(BATCH_ENTRIES) {
-        // A record elsewhere than the corrupt one was put since.
-        let healed: Vec<ChunkId> = batch.iter().map(|entry| entry.id).filter(|id| corrupt.contains_key(id)).collect();
-        index.publish(batch, &[], &healed)?;
+        index.publish(batch, &[], &[])?;
     }
     index.publish(&[], &[(pack, meta)], &[])?;
     Ok(located.len() as u64)
+}
+
+/// Forgets that chunks were corrupt which have a record elsewhere that can be read, once all packs are in the index: a whole one,
+/// or a delta of which the bases are there. Another delta is no reason: it may be older, and its base lost since.
+fn forget_healed(index: &Index, corrupt: &Corrupt) -> Result<(), StoreError> {
+    let mut healed = Vec::new();
+    for (id, bad) in corrupt {
+        let (Lookup::At(location), bases) = index.find(id)? else { continue };
+        let mut here = location != *bad;
+        for base in &bases {
+            here &= matches!(index.lookup(base)?, Lookup::At(_));
+        }
+        if here {
+            healed.push(*id);
+        }
+    }
+    Ok(index.forget_corrupt(&healed)?)
 }
 
 fn meta_of(state: PackState, indexed_to: u64, entries: &[FooterEntry]) -> PackMeta {
@@ -143,6 +158,7 @@ pub(super) fn open(
         }
     };
     report.rebuilt = reason;
+    forget_healed(index, &recovery.corrupt)?;
     files.disk().sync_dir(dir).map_err(|source| files.dir_error("sync", source))?;
     index.persist()?;
     Ok((writer, report))
@@ -403,6 +419,7 @@ pub(super) fn reindex(
         writer.metas.insert(pack, meta);
         progress(&report);
     }
+    forget_healed(index, corrupt)?;
     index.persist()?;
     Ok(report)
 }

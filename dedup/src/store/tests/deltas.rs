@@ -436,6 +436,38 @@ fn a_delta_that_does_not_decode_is_missing_and_judged_by_the_scrub() {
     assert_eq!(store.corrupt_ids(), []);
 }
 
+#[test]
+fn an_older_delta_without_its_base_heals_nothing() {
+    for reopened in [false, true] {
+        let mut world = World::new(22);
+        let (store, _) = world.open();
+        let chunks = chain(&store, 22, 2);
+        store.quarantine(&chunks[0].id, location(&store, &chunks[0]), Damage::OtherBytes);
+        store.put(&chunks[1]).unwrap();
+        store.sync().unwrap();
+        store.quarantine(&chunks[1].id, location(&store, &chunks[1]), Damage::OtherBytes);
+        assert_eq!(store.corrupt_alone().len(), 2);
+        let store = if reopened {
+            let list = CorruptList::read(&*world.kv).unwrap();
+            drop(store);
+            world.lose_index();
+            list.write(&*world.kv).unwrap();
+            world.open().0
+        } else {
+            store.rebuild_index(|_| {}).unwrap();
+            store
+        };
+        assert_eq!(store.corrupt_alone().len(), 2, "both are still owed");
+        assert_eq!(store.missing(&ids(&chunks)).unwrap(), ids(&chunks));
+        store.put(&chunks[0]).unwrap();
+        store.sync().unwrap();
+        assert_holds(&store, &chunks);
+        store.rebuild_index(|_| {}).unwrap();
+        assert_eq!(store.corrupt_alone(), []);
+        assert_holds(&store, &chunks);
+    }
+}
+
 /// Appends a record without the checks of a put.
 fn append(store: &ChunkStore, item: Item) {
     lock(&store.writer).append(&store.files, &store.options, &[item], |entry| store.pend(entry)).unwrap();
