@@ -273,7 +273,7 @@ async fn where_no_majority_tells_a_person_decides() {
 /// What adds up to something else on every replica may be the fault of who adds up: one is still read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_of_all_replicas_is_not_taken_away() {
-    let mut cluster = Cluster::start().await;
+    let cluster = Cluster::start().await;
     let (client, id) = filled(&cluster).await;
     let file = ino(&client, id, "a/b/file-3").await;
     for at in 0..3 {
