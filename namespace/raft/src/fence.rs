@@ -62,6 +62,8 @@ pub(crate) struct Fences {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     known: Mutex<BTreeMap<VolumeId, Fence>>,
+    /// Held by whoever writes: whoever asked for it may be gone, and another asks.
+    raising: Mutex<u64>,
 }
 
 impl Fences {
@@ -75,13 +77,17 @@ impl Fences {
         let mut known = BTreeMap::new();
         for name in disk.list(&dir).map_err(|source| error(&dir, source.to_string()))? {
             let path = dir.join(&name);
+            if path.extension().is_some_and(|extension| extension == "new") {
+                // Of a write that was cut off. If it stays, it harms nothing.
+                let _ = disk.remove(&path);
+            }
             if path.extension().is_none_or(|extension| extension != "lineage") {
                 continue;
             }
             let fence = read(&disk, &path).map_err(|source| error(&path, source.to_string()))?;
             known.insert(fence.group, fence);
         }
-        Ok(Self { disk, dir, known: Mutex::new(known) })
+        Ok(Self { disk, dir, known: Mutex::new(known), raising: Mutex::default() })
     }
 
     pub(crate) fn get(&self, group: VolumeId) -> Option<Fence> {
@@ -93,7 +99,8 @@ impl Fences {
         self.lock().get(&group).map(|fence| fence.lineage).unwrap_or_default()
     }
 
-    /// Leaves all lesser lines; durable on return. Whether it did not follow this one already. Blocks; one call at a time.
+    /// Leaves all lesser lines; durable on return. Whether it did not follow this one already. Blocks, also while
+    /// another call does.
     ///
     /// # Errors
     /// [`StartError::Fence`]; the mark may be written or not.
@@ -105,6 +112,8 @@ impl Fences {
         at: Timestamp,
         founding: Option<Founding>,
     ) -> Result<bool, StartError> {
+        let mut count = self.raising.lock().unwrap_or_else(PoisonError::into_inner);
+        *count += 1;
         let before = self.get(group);
         let current = before.as_ref().map(|fence| fence.lineage).unwrap_or_default();
         if current >= lineage {
@@ -117,15 +126,15 @@ impl Fences {
         }
         let fence = Fence { group, lineage, by, at, left, founding };
         let path = self.dir.join(format!("{group}.lineage"));
-        let written = self.write(&path, &fence);
+        let written = self.write(&path, *count, &fence);
         written.map_err(|source| StartError::Fence { path, reason: source.to_string() })?;
         self.lock().insert(group, fence);
         Ok(true)
     }
 
-    fn write(&self, path: &Path, fence: &Fence) -> io::Result<()> {
+    fn write(&self, path: &Path, count: u64, fence: &Fence) -> io::Result<()> {
         let sealed = envelope::seal_value(KIND, fence).map_err(io::Error::other)?;
-        let new = path.with_extension("new");
+        let new = path.with_extension(format!("{count}.new"));
         match self.disk.remove(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -160,6 +169,31 @@ mod tests {
 
     fn line(epoch: u64) -> Lineage {
         Lineage { epoch: Epoch(epoch), founder: NodeId(3), ..Lineage::default() }
+    }
+
+    #[test]
+    fn two_that_raise_at_once_leave_a_whole_mark_of_the_greater_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let folder = dir.path().join("lineages");
+        let fences = Fences::open(disk.clone(), folder.clone()).unwrap();
+        let group = VolumeId(7);
+        let raise = |first: u64| {
+            for epoch in (first..400).step_by(2) {
+                fences.raise(group, line(epoch), NodeId(2), Timestamp(5), None).unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| raise(1));
+            scope.spawn(|| raise(2));
+        });
+        std::fs::write(folder.join("v7.3.new"), b"torn").unwrap();
+        let again = Fences::open(disk, folder.clone()).unwrap();
+        let fence = again.get(group).unwrap();
+        assert_eq!(Some(&fence), fences.get(group).as_ref());
+        assert_eq!(fence.lineage, line(399));
+        assert!(fence.left.is_sorted() && fence.left.last().unwrap() < &line(399));
+        assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1);
     }
 
     #[test]
