@@ -56,7 +56,8 @@ pub(super) fn volume(
     if !volume.members.contains(&asked.founder) {
         return Err(invalid(format!("{} has no replica of volume {:?}", asked.founder, volume.spec.name)));
     }
-    let epoch = promotion::next_epoch(volume.epoch, asked.founder).ok_or_else(|| invalid("epochs are used up"))?;
+    let epoch = promotion::next_epoch(volume.epoch, asked.founder)
+        .ok_or_else(|| invalid("epochs are used up, or the node's id is too high"))?;
     let root = lineage(current(transaction, VolumeId::ROOT)?.as_ref());
     let begun = Lineage { root_epoch: root.epoch, root_founder: root.founder, epoch, founder: asked.founder };
     let record = record(asked, begun)?;
@@ -102,7 +103,8 @@ pub(super) fn root(transaction: &mut Transaction<'_>, asked: &Asked<'_>) -> Resu
         return Err(changed("the line of the root group".to_owned(), asked.before, known.as_ref()));
     }
     founder(&nodes(transaction)?, asked)?;
-    let epoch = promotion::next_epoch(before.epoch, asked.founder).ok_or_else(|| invalid("epochs are used up"))?;
+    let epoch = promotion::next_epoch(before.epoch, asked.founder)
+        .ok_or_else(|| invalid("epochs are used up, or the node's id is too high"))?;
     let begun = promotion::root_lineage(epoch, asked.founder);
     let record = record(asked, begun)?;
     if transaction.seq != record.seq {

@@ -441,23 +441,23 @@ fn a_promoted_volume_stays_at_the_site_with_a_greater_epoch() {
     assert!(matches!(root.refused(promote(first, "eastus", 9, 40)), RootRefusal::UnknownNode(_)));
     assert!(matches!(root.refused(promote(first, "eastus", 2, 0)), RootRefusal::Invalid(_)), "nothing to go on with");
     let RootOutcome::Promoted(begun) = root.op(promote(first, "eastus", 2, 40)) else { panic!() };
-    assert_eq!(begun, Lineage { epoch: Epoch(3), founder: NodeId(2), ..first });
+    assert_eq!(begun, Lineage { epoch: Epoch(65_538), founder: NodeId(2), ..first });
     let volume = query::volume(&root.records, VolumeId(1)).unwrap().unwrap();
-    assert_eq!((volume.epoch, volume.spec.home.as_str()), (Epoch(3), "eastus"));
+    assert_eq!((volume.epoch, volume.spec.home.as_str()), (Epoch(65_538), "eastus"));
     assert_eq!((volume.spec.voters, volume.spec.learners), (vec![NodeId(2)], vec![NodeId(1)]));
     assert!(volume.founders.is_empty(), "nobody begins the first line again");
     assert_eq!(volume.spec.replicas.len(), 2, "its new home has every byte");
     let promotion = query::promotions(&root.records).unwrap()[&VolumeId(1)].clone();
-    assert_eq!((promotion.fork, promotion.last, promotion.seq), (Seq(40), Seq(42), Seq(3_000_000_000_000)));
-    assert_eq!(query::cluster(&root.records).unwrap(), Some(cluster(3)), "what comes later is above it");
+    assert_eq!((promotion.fork, promotion.last, promotion.seq), (Seq(40), Seq(42), Seq(6_553_800_000_000_000)));
+    assert_eq!(query::cluster(&root.records).unwrap(), Some(cluster(65_538)), "what comes later is above it");
 
     // The same again is fine; from the same line elsewhere is not.
     let before = root.records.clone();
     assert_eq!(root.op(promote(first, "eastus", 2, 40)), RootOutcome::Promoted(begun));
     assert_eq!(root.records, before);
     assert!(matches!(root.refused(promote(first, "zurich", 1, 40)), RootRefusal::Changed { .. }));
-    let RootOutcome::Promoted(next) = root.op(promote(begun, "zurich", 1, 3_000_000_000_007)) else { panic!() };
-    assert!(next > begun && query::promotions(&root.records).unwrap()[&VolumeId(1)].seq.0 == 4_000_000_000_000);
+    let RootOutcome::Promoted(next) = root.op(promote(begun, "zurich", 1, 6_553_800_000_000_007)) else { panic!() };
+    assert!(next > begun && query::promotions(&root.records).unwrap()[&VolumeId(1)].seq.0 == 13_107_300_000_000_000);
 }
 
 #[test]
@@ -467,7 +467,7 @@ fn the_root_group_is_promoted_at_the_seq_of_its_new_line_only() {
     let (before, site) = (Lineage::default(), "eastus".parse().unwrap());
     let op = RootOp::PromoteRoot { before, site, founder: NodeId(2), fork: root.seq, last: root.seq };
     assert!(matches!(root.refused(op.clone()), RootRefusal::Invalid(_)), "not through the log");
-    root.seq = Seq(3_000_000_000_000 - 1);
+    root.seq = Seq(6_553_800_000_000_000 - 1);
     let op = match op {
         RootOp::PromoteRoot { before, site, founder, fork: _, last } => {
             RootOp::PromoteRoot { before, site, founder, fork: last, last }
@@ -475,9 +475,9 @@ fn the_root_group_is_promoted_at_the_seq_of_its_new_line_only() {
         other => other,
     };
     let by = By { who: "client/ann".to_owned(), node: NodeId(2), reason: "fire".to_owned() };
-    let begun = promotion::root_lineage(Epoch(3), NodeId(2));
+    let begun = promotion::root_lineage(Epoch(65_538), NodeId(2));
     assert_eq!(root.body(RequestBody::Audited { op, by }), Outcome::Root(RootOutcome::Promoted(begun)));
-    assert_eq!(query::cluster(&root.records).unwrap(), Some(cluster(3)));
+    assert_eq!(query::cluster(&root.records).unwrap(), Some(cluster(65_538)));
     let audited = query::audit(&root.records, None, 1).unwrap().remove(0).1;
     assert!(matches!(audited.action, AuditAction::RootPromoted { .. }) && audited.by.reason == "fire");
     // Numbers that the other side may give out meanwhile are not given out again.
@@ -489,6 +489,6 @@ fn the_root_group_is_promoted_at_the_seq_of_its_new_line_only() {
     // A restore begins with first lines again.
     let specs = query::volumes(&root.records).unwrap().into_iter().map(|volume| (volume.id, volume.spec)).collect();
     let nodes = vec![node(1, "zurich"), node(2, "eastus")];
-    root.op(RootOp::Reseed { cluster: cluster(9), nodes, volumes: specs });
+    root.op(RootOp::Reseed { cluster: cluster(1 << 20), nodes, volumes: specs });
     assert!(query::promotions(&root.records).unwrap().is_empty());
 }
