@@ -26,7 +26,7 @@ pub struct Refounding {
     pub lineage: Lineage,
     /// The line whose state it takes over.
     pub before: Lineage,
-    /// That state's seq, applied here.
+    /// That state's seq, applied here. If it is kept no more, the line's newest state is taken over.
     pub fork: Seq,
     /// The seq that the state has in the new line.
     pub seq: Seq,
@@ -103,10 +103,19 @@ fn copy(
     rewrite: impl FnOnce(&StateView) -> Result<Rewritten, ReadError>,
 ) -> Result<(), StoreError> {
     let group = from.id();
-    let view = from.view_at(fork).map_err(|error| match error {
-        ViewError::Read(source) => StoreError::Read { group, source },
-        other => StoreError::Snapshot { group, reason: chain(&other) },
-    })?;
+    let view = match from.view_at(fork) {
+        // A snapshot of the line's old leader came in after the promotion was decided, or much was applied. The newest state
+        // has all that the one at the fork had.
+        Err(ViewError::TooOld { .. }) => {
+            let view = from.view()?;
+            tracing::warn!(%group, %fork, taken = %view.seq(), "the state at the fork is gone: a newer one is taken, all of it stays");
+            view
+        }
+        view => view.map_err(|error| match error {
+            ViewError::Read(source) => StoreError::Read { group, source },
+            other => StoreError::Snapshot { group, reason: chain(&other) },
+        })?,
+    };
     let rewritten = rewrite(&view).map_err(|source| StoreError::Read { group, source })?;
     to.install(&to.snapshot_rebased(&view, position, members, rewritten)?)
 }

@@ -291,9 +291,14 @@ impl Namespace {
     ) -> Result<(), Error> {
         let state = self.groups.line_view(VolumeId::ROOT, before).await;
         let state = state.map_err(|error| Error::Read(ReadError::Store(rpc::chain(&error))))?;
+        // Of what is taken over, not of what came since.
+        let state = state.at(fork).map_err(|error| {
+            let error = rpc::chain(&error);
+            Error::NotPromoted(format!("the state at seq {fork} is not here any more, ask again: {error}"))
+        })?;
         let cluster =
             query::cluster(&state)?.ok_or_else(|| Error::NotPromoted("there is no cluster yet".to_owned()))?;
-        let used_up = || Error::NotPromoted("epochs or seqs are used up".to_owned());
+        let used_up = || Error::NotPromoted("epochs or seqs are used up, or this node's id is too high".to_owned());
         let epoch = promotion::next_epoch(cluster.epoch, self.id()).ok_or_else(used_up)?;
         let seq = promotion::next_seq(fork, epoch).ok_or_else(used_up)?;
         let lineage = promotion::root_lineage(epoch, self.id());

@@ -79,12 +79,15 @@ impl Receiver {
     pub(crate) async fn handle(&self, from: NodeId, kind: u8, payload: Bytes) -> Result<Bytes, HandleError> {
         self.check_fence()?;
         self.wake();
-        match kind {
+        let answer = match kind {
             kind::APPEND => self.append(from, payload).await,
             kind::VOTE | kind::PRE_VOTE => self.vote(from, kind, &payload).await,
             kind::TRANSFER => self.transfer(from, &payload).await,
             other => Err(HandleError::UnknownKind(other)),
-        }
+        };
+        // The line may have ended meanwhile: then nothing of it is acknowledged.
+        self.check_fence()?;
+        answer
     }
 
     fn check_append(&self, from: NodeId, request: AppendRequest) -> Result<AppendRequest, HandleError> {
@@ -141,12 +144,15 @@ impl Receiver {
         payload: Bytes,
         incoming: BoxStream<'static, Bytes>,
     ) -> Result<Answers, HandleError> {
+        self.check_fence()?;
         self.wake();
-        match kind {
-            kind::APPEND_STREAM => Ok(self.append_stream(from, incoming)),
-            kind::SNAPSHOT_STREAM => self.snapshot_stream(from, &payload, incoming).await,
-            other => Err(HandleError::UnknownKind(other)),
-        }
+        let answers = match kind {
+            kind::APPEND_STREAM => self.append_stream(from, incoming),
+            kind::SNAPSHOT_STREAM => self.snapshot_stream(from, &payload, incoming).await?,
+            other => return Err(HandleError::UnknownKind(other)),
+        };
+        let this = self.clone();
+        Ok(answers.map(move |answer| answer.and_then(|answer| this.check_fence().map(|()| answer))).boxed())
     }
 
     /// Appends in, answers out, in order; ends after the first that cannot be taken.
@@ -237,7 +243,14 @@ impl Receiver {
         if current > vote {
             return Ok(current);
         }
+        self.check_fence()?;
         let file = self.write_file(incoming, answers).await?;
+        // What is here may be what another line begins with: nothing replaces it any more.
+        if let Err(error) = self.check_fence() {
+            let store = Arc::clone(&self.store);
+            self.blocking.run(move || store.discard(&file)).await;
+            return Err(error);
+        }
         let stored = stored_membership(&file.header.membership).map_err(|error| HandleError::Bad(error.to_string()))?;
         let meta = SnapshotMeta { last_log_id: Some(log_id(file.header.applied)), last_membership: stored };
         tracing::info!(group = %self.group, seq = file.header.applied.index, "installing a snapshot");

@@ -11,9 +11,10 @@ use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::query;
 use causeway_namespace_core::records::Records;
 use causeway_namespace_raft::digests::{CompareError, Compared, DigestAsk, RepairError};
+use causeway_namespace_raft::store::ViewError;
 use causeway_namespace_raft::{
     Driven, Group, GroupSpec, Groups, GroupsConfig, HandleError, LinkError, Members, PeerRequest, ProposeError,
-    Refounding, Rewritten, STATE_SPACES, StartError, Timing,
+    Refounding, Retention, Rewritten, STATE_SPACES, StartError, Timing,
 };
 use causeway_storage::disk::SimDisk;
 use causeway_storage::kv::{Kv, MemoryKv};
@@ -331,5 +332,25 @@ async fn records_of_the_new_line_are_rewritten_and_snapshots_come_along() {
     let at = |view: &causeway_namespace_raft::StateView| all(&view.at(snapshot).unwrap()).split_off(1);
     assert_eq!(at(&new), at(&old));
     assert!(new.at(Seq(fork.0)).is_err(), "other states of the past stay in the old line");
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_is_begun_also_when_the_state_at_its_fork_is_kept_no_more() {
+    let retention = Retention { seqs: 1, ..Retention::default() };
+    let cluster = Cluster::with(1, None, retention).await;
+    let session = cluster.session().await;
+    let fork = cluster.put(session, 1, "before").await.seq;
+    let groups = &cluster.nodes[&NodeId(1)];
+    let group = cluster.group(NodeId(1));
+    for number in 2..=9 {
+        cluster.put(session, number, &format!("since-{number}")).await;
+    }
+    until("it is pruned", || matches!(group.view_at(fork), Err(ViewError::TooOld { .. }))).await;
+    drop(group);
+    groups.fence(GROUP, LINE, NodeId(1)).await.unwrap();
+    refound(groups, fork).await.unwrap();
+    let new = groups.start(GROUP, line_spec(LINE)).await.unwrap();
+    assert_eq!(files(&new), 9);
     cluster.shutdown().await;
 }
