@@ -122,7 +122,12 @@ impl Group {
         }
         let started = Instant::now();
         self.stir(deadline).await;
-        let answer = self.coalescer.propose(&request, deadline.saturating_sub(started.elapsed())).await;
+        let left = deadline.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            // It woke too slowly: nothing is handed over for a caller that has gone.
+            return Err(ProposeError::NotLeader { leader: None });
+        }
+        let answer = self.coalescer.propose(&request, left).await;
         // Committed in a line that has ended meanwhile: in what follows it may be missing.
         if self.is_fenced() && answer.is_ok() { Err(ProposeError::Unknown) } else { answer }
     }

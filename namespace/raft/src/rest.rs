@@ -113,10 +113,11 @@ impl Group {
         if !self.rest.is_resting() {
             return;
         }
-        let _one = self.rest.waking.lock().await;
+        let started = Instant::now();
+        let Ok(_one) = tokio::time::timeout(deadline, self.rest.waking.lock()).await else { return };
         if self.rest.is_resting() {
             // If it fails, what was to be asked will say so.
-            let confirmed = self.read_index.get(deadline).await;
+            let confirmed = self.read_index.get(deadline.saturating_sub(started.elapsed())).await;
             tracing::debug!(group = %self.id, confirmed = confirmed.is_ok(), "the group wakes");
             self.rest.rouse();
         }
@@ -225,9 +226,10 @@ impl Groups {
         }
         // Heartbeats that are under way arrive first.
         tokio::time::sleep(timing.heartbeat).await;
+        let within = (timing.election_min / 2).max(timing.heartbeat);
         let ask = asked.into_iter().map(|(to, list)| async move {
             let asked: Vec<VolumeId> = list.iter().map(|one| VolumeId(one.group)).collect();
-            let answer = self.node_call(to, kind::REST, wire::encode(&list), timing.election_min / 4).await;
+            let answer = self.node_call(to, kind::REST, wire::encode(&list), within).await;
             let refused: Option<Vec<u64>> = answer.ok().and_then(|answer| wire::decode(&answer).ok());
             match refused {
                 Some(refused) => refused.into_iter().map(VolumeId).collect(),
@@ -343,6 +345,8 @@ impl Groups {
     fn rouse(&self, node: NodeId, why: &str) {
         let mut roused = 0_u64;
         for group in self.resting_under(Some(node)) {
+            // Not to rest again before the other has heard of it.
+            group.rest.touch();
             group.rest.rouse();
             roused += 1;
         }

@@ -104,6 +104,10 @@ impl Forward {
                     Err(ProposeError::NotLeader { leader }) => {
                         let last =
                             leader.map_or_else(|| "it knows none".to_owned(), |node| format!("it points at {node}"));
+                        let leader = match leader {
+                            Some(leader) => Some(leader),
+                            None => self.look(local, &mut turn, search.left()).await,
+                        };
                         search.follow(self.own, leader, format!("this node does not lead, {last}")).await?;
                         continue;
                     }
@@ -122,6 +126,25 @@ impl Forward {
                 }
                 Err(Elsewhere::Unreached(reason)) => search.restart(format!("{asked}: {reason}")).await?,
             }
+        }
+    }
+
+    /// Who leads, as the next one knows: of a group at rest a node that starts hears nothing, and being asked wakes the
+    /// leader. Nothing is proposed on a guess. Ends when it is known here.
+    async fn look(&self, local: &Group, turn: &mut impl Iterator<Item = NodeId>, deadline: Duration) -> Option<NodeId> {
+        let asked = turn.next()?;
+        let known = async {
+            while local.leader().is_none() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        tokio::select! {
+            answer = self.read_index_at(asked, local.id(), deadline.min(READ_HOP_MAX)) => match answer {
+                Ok(Ok(_)) => Some(asked),
+                Ok(Err(leader)) => leader,
+                Err(_) => None,
+            },
+            () = known => local.leader(),
         }
     }
 
@@ -183,11 +206,17 @@ impl Forward {
     pub(crate) async fn read_index(&self, group: &Group, deadline: Duration) -> Result<Seq, Error> {
         let id = group.id();
         let mut search = Search::new(id, deadline);
+        let others: Vec<NodeId> = group.members().into_iter().filter(|node| *node != self.own).collect();
+        let mut turn = others.iter().copied().cycle();
         loop {
             let Some(node) = search.next else {
                 match group.read_index(search.left()).await {
                     Ok(seq) => return Ok(seq),
                     Err(ReadIndexError::NotLeader { leader }) => {
+                        let leader = match leader {
+                            Some(leader) => Some(leader),
+                            None => self.look(group, &mut turn, search.left()).await,
+                        };
                         search.follow(self.own, leader, "this node does not lead".to_owned()).await?;
                     }
                     Err(ReadIndexError::Stopped(reason)) => return Err(Error::Stopped { group: id, reason }),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use causeway_base::NodeId;
+use causeway_namespace_raft::ProposeError;
 
 use crate::cluster::{Cluster, DEADLINE, until};
 
@@ -91,6 +92,14 @@ async fn a_leader_that_is_cut_off_at_rest_serves_no_reads() {
     all_rest(&cluster).await;
     let old = cluster.ids().find(|node| cluster.group(*node).is_leader()).unwrap();
     cluster.net.isolate(old);
+    // Nor does it take what nobody waits for any more: it cannot wake in time, and nothing has happened.
+    let cut_off = cluster.group(old);
+    let taken = (2..6)
+        .map(|number| cut_off.propose(crate::cluster::create(session, number, "late"), Duration::from_millis(100)));
+    for taken in futures::future::join_all(taken).await {
+        assert!(matches!(taken, Err(ProposeError::NotLeader { leader: None })), "{taken:?}");
+    }
+    drop(cut_off);
     until("another leads", || {
         cluster.groups().any(|group| {
             group.is_leader() && group.id() == crate::cluster::GROUP && !std::ptr::eq(&*group, &*cluster.group(old))
