@@ -99,8 +99,8 @@ pub struct MountOp {
     pub mounted: bool,
 }
 
-/// Most volumes that are mounted in a volume.
-pub const MOUNTS_MAX: usize = 16_384;
+/// Most volumes that are mounted in a volume: a rename of a directory looks at all of them.
+pub const MOUNTS_MAX: usize = 4096;
 
 /// Longest name of a lock's holder in bytes.
 pub const LOCK_HOLDER_BYTES_MAX: usize = 255;

@@ -56,7 +56,16 @@ impl Namespace {
 
     /// Takes a mount back whose volume was refused. What fails here is mended later.
     pub(super) async fn take_back(&self, mount: MadeMount, deadline: Duration) {
-        if let Err(error) = self.set_mount(&mount, false, deadline).await {
+        let started = Instant::now();
+        let work = async {
+            self.refresh_catalog(deadline).await?;
+            // It was refused because another that is the same came first, say: the entry is that one's.
+            if self.catalog().mounted_in(mount.above.id).any(|(path, _)| *path == mount.path) {
+                return Ok(());
+            }
+            self.set_mount(&mount, false, deadline.saturating_sub(started.elapsed())).await
+        };
+        if let Err(error) = work.await {
             tracing::info!(volume = mount.volume, %error, "a mount of a volume that was not created stays for now");
         }
     }
@@ -115,9 +124,11 @@ async fn mend(namespace: &Namespace, group: &Group, above: &VolumeRecord, catalo
     let is_there = |path: &Bytes, name: &str| found.iter().any(|mount| mount.path == *path && mount.volume == name);
     let made =
         |path: &Bytes, name: &str| MadeMount { above: above.clone(), path: path.clone(), volume: name.to_owned() };
+    // One that cannot be mended does not keep the others from it.
+    let mut mended = Ok(());
     for (path, name) in catalog.mounted_in(above.id) {
         if !is_there(path, name) {
-            namespace.set_mount(&made(path, name), true, STEP).await?;
+            mended = mended.and(namespace.set_mount(&made(path, name), true, STEP).await);
         }
     }
     let now = namespace.clock.now();
@@ -127,12 +138,17 @@ async fn mend(namespace: &Namespace, group: &Group, above: &VolumeRecord, catalo
     };
     let orphans: Vec<&Mount> = found.iter().filter(|mount| old(mount) && orphan(catalog, mount)).collect();
     if !orphans.is_empty() {
-        namespace.refresh_catalog(STEP).await?;
+        if let Err(error) = namespace.refresh_catalog(STEP).await {
+            return mended.and(Err(error));
+        }
         let catalog = namespace.catalog();
         for mount in orphans.into_iter().filter(|mount| orphan(&catalog, mount)) {
-            namespace.set_mount(&made(&mount.path, &mount.volume), false, STEP).await?;
-            tracing::info!(volume = mount.volume, "took away the mount of a volume that was never created");
+            let taken = namespace.set_mount(&made(&mount.path, &mount.volume), false, STEP).await;
+            if taken.is_ok() {
+                tracing::info!(volume = mount.volume, "took away the mount of a volume that was never created");
+            }
+            mended = mended.and(taken);
         }
     }
-    Ok(())
+    mended
 }

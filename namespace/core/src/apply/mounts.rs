@@ -47,6 +47,9 @@ pub(super) fn apply(transaction: &mut Transaction<'_>, op: &MountOp, at: Timesta
     }
 }
 
+/// As many could be mounted once, and all of them count.
+const READ_MAX: usize = 16_384;
+
 impl Tree<'_, '_> {
     fn mount(&mut self, at: &At, volume: &str) -> Result<OpDone, Fault> {
         if !is_volume_name(volume) {
@@ -120,7 +123,7 @@ impl Tree<'_, '_> {
     /// The inodes of all mounts.
     fn mounts(&self) -> Result<Vec<Ino>, Fault> {
         let (from, to) = key::table(key::MOUNT);
-        let found = self.transaction.others.entries(self.transaction.base, &from, &to, MOUNTS_MAX)?;
+        let found = self.transaction.others.entries(self.transaction.base, &from, &to, READ_MAX)?;
         let ino = |key: &Bytes| key::mount_of(key).ok_or_else(|| encode::corrupt(key, "no key of a mount").into());
         found.iter().map(|(key, _)| ino(key)).collect()
     }
