@@ -37,7 +37,7 @@ pub use entry::{Entry, Found, Mutated, Page, Place, VolumeReport, VolumeTotals};
 pub use error::Error;
 pub use incarnation::{FILE as INCARNATION_FILE, Incarnation, IncarnationError};
 pub use node::join::JoinError;
-pub use node::{AsideLine, AsideSeq, Namespace, Promoted, RemoteListing, Snapshot, StartError, folder};
+pub use node::{Aside, AsideLine, AsideSeq, Namespace, Promoted, RemoteListing, Snapshot, StartError, folder};
 pub use read::{Consistency, Freshness, Read, ReadState};
 pub use status::{
     ArchiveStatus, ClusterStatus, Deltas, GroupReport, NodeReport, NodeStatus, StatusSource, StoreStatus, SyncTarget,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use causeway_base::{NodeId, Seq, VolumeId};
+use causeway_base::{NodeId, Seq};
 use causeway_namespace::client::NamespaceClient;
 use causeway_namespace::{AsideLine, AsideSeq, Consistency};
 use causeway_namespace_core::lineage::Lineage;
@@ -109,7 +109,11 @@ pub(super) async fn run(
         let Some(newest) = lines.last() else {
             return Err(Failure::error(Exit::NotFound, format!("node {node} keeps nothing of volume {name} aside")));
         };
-        return copy(global, &session, name, NodeId(node), newest.volume, target).await;
+        let Some(of) = newest.of.clone() else {
+            return Err(Failure::error(Exit::Usage, "the root group has no files".to_owned()));
+        };
+        let volume = VolumeRecord { id: newest.volume, ..of };
+        return copy(global, &session, NodeId(node), volume, target).await;
     }
     let nodes: Vec<u64> = match node {
         Some(node) => vec![node],
@@ -165,9 +169,8 @@ struct Copied {
 async fn copy(
     global: &Global,
     session: &Session,
-    name: &str,
     node: NodeId,
-    aside: VolumeId,
+    volume: VolumeRecord,
     target: &Path,
 ) -> anyhow::Result<Exit> {
     // Only that node has it.
@@ -178,9 +181,8 @@ async fn copy(
         return Err(Failure::error(Exit::Usage, message));
     }
     let alone = Session::with(config, None, global.timeout).await?;
-    let volume = session.vfs.names().volume(name, Consistency::Local).await?.volume;
-    let volume = VolumeRecord { id: aside, ..volume };
-    let place = Located { volume, path: bytes::Bytes::new(), shown: format!("{name} (aside)") };
+    let shown = format!("{} (aside)", volume.spec.name);
+    let place = Located { volume, path: bytes::Bytes::new(), shown };
     let report = alone.vfs.export_at(&place, Consistency::Local, target, Arc::new(Progress::default())).await?;
     let left_out: Vec<String> = report.left_out.iter().map(|left| format!("{left:?}")).collect();
     let copied = Copied { to: target.display().to_string(), files: report.files, left_out };

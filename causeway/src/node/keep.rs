@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use causeway_base::{GcReport, NodeId, ScrubReport, SiteName, VolumeId};
-use causeway_namespace::{Consistency, GcAsk, Namespace, RemoteListing, Run, ScrubAsk, StoreKeeper, UpkeepStatus};
+use causeway_namespace::{
+    Aside, Consistency, GcAsk, Namespace, RemoteListing, Run, ScrubAsk, StoreKeeper, UpkeepStatus,
+};
 use causeway_namespace_core::listing::{Listed, ManifestPage};
 use causeway_replicator::VolumeView;
 use causeway_replicator::keeper::{self, Keeper, KeeperOptions, Outcome, Pages, RootVolume, Roots, RootsError};
@@ -62,7 +64,7 @@ impl NodeRoots {
             ));
         }
         let line = namespace.group(volume).map(|group| group.lineage()).unwrap_or_default();
-        let view = match is_aside(namespace, volume) {
+        let view = match is_aside(volume) {
             // It has ended, so it has no leader; nor does it change.
             true => namespace.snapshot(volume, Consistency::Local, deadline).await.map(|snapshot| snapshot.view),
             false => namespace.caught_up(volume, deadline).await,
@@ -72,7 +74,7 @@ impl NodeRoots {
         // A group that was promoted meanwhile runs as another: the view may be of either, and is told as of neither known.
         let line = match namespace.group(volume) {
             // Its id is that of its line alone, and no group of that id runs.
-            _ if is_aside(namespace, volume) => line,
+            _ if is_aside(volume) => line,
             Some(group) if group.lineage() == line => line,
             _ => return Err(unknown(&what, "its history got another line just now")),
         };
@@ -80,13 +82,13 @@ impl NodeRoots {
     }
 }
 
-/// What a promotion ended, and left on this node.
-fn is_aside(namespace: &Namespace, volume: VolumeId) -> bool {
-    namespace.asides().iter().any(|(_, aside)| *aside == volume)
+/// Whether the id is one under which is read what a promotion ended: no volume's has the top bit.
+fn is_aside(volume: VolumeId) -> bool {
+    volume.0 >> 63 == 1
 }
 
 fn has_replica(namespace: &Namespace, volume: VolumeId) -> bool {
-    is_aside(namespace, volume)
+    is_aside(volume)
         || namespace.catalog().volumes.get(&volume).is_some_and(|known| known.members.contains(&namespace.id()))
 }
 
@@ -118,14 +120,13 @@ impl Roots for NodeRoots {
                 && (spec.home == self.site || spec.replicas.contains(&self.site));
             RootVolume { id: volume.id, name: spec.name, realm: spec.realm, follows }
         };
-        let mut roots: Vec<RootVolume> = volumes.into_iter().map(root).collect();
         // What promotions ended is kept until a person says otherwise, and so is what it names.
-        for (group, aside) in namespace.asides() {
-            let of = roots.iter().find(|known| known.id == group);
-            let aside = of.map(|known| RootVolume { id: aside, follows: false, ..known.clone() });
-            roots.extend(aside.map(|aside| RootVolume { name: format!("{} (aside)", aside.name), ..aside }));
-        }
-        Ok(roots)
+        let asides = namespace.asides(&volumes).await.map_err(|error| unknown("what promotions left aside", error))?;
+        let aside = |Aside { id, of }| {
+            let (name, realm) = (format!("{} (aside)", of.spec.name), of.spec.realm);
+            RootVolume { id, name, realm, follows: false }
+        };
+        Ok(volumes.into_iter().map(root).chain(asides.into_iter().map(aside)).collect())
     }
 
     async fn manifests(

@@ -70,6 +70,13 @@ async fn a_killed_majority_comes_back_fenced_and_what_it_had_alone_is_kept_aside
     cluster.nodes.kill(NodeId(2)).await.unwrap();
     cluster.ok(["--site", "zurich", "mkdir", "/data/old-only"]);
     cluster.ok(["--site", "zurich", "put", large.to_str().unwrap(), "/data/old-only/large"]);
+    // One that the surviving side will never have heard of.
+    cluster.ok(["volume", "create", "lost", "--home", "zurich", "--replicas", "zurich"]);
+    let seed = std::fs::read(&large).unwrap();
+    let lost: Vec<u8> = seed.iter().rev().copied().collect();
+    let unheard = files.join("unheard");
+    std::fs::write(&unheard, &lost).unwrap();
+    cluster.ok(["--site", "zurich", "put", unheard.to_str().unwrap(), "/lost/unheard"]);
     cluster.nodes.kill(NodeId(1)).await.unwrap();
     cluster.nodes.kill(NodeId(3)).await.unwrap();
     let mut survivor = start_alone(&cluster, "2");
@@ -104,9 +111,16 @@ async fn a_killed_majority_comes_back_fenced_and_what_it_had_alone_is_kept_aside
     assert!(!aside(&cluster, "2").contains("old-only"), "it never had them");
 
     // What is aside is in use; its bytes are there for as long as it is.
-    for node in ["1", "3", "1"] {
-        cluster.ok(["store", "gc", "--node", node, "--grace", "0s"]);
+    for _ in 0..3 {
+        let report = cluster.json(["store", "gc", "--node", "1", "--grace", "0s"]);
+        assert_eq!(report["condemned"], 0, "{report}");
     }
+    let kept = cluster.json(["volume", "aside", "lost", "--node", "1"])["kept"].to_string();
+    assert!(kept.contains("unheard"), "{kept}");
+    let exported = files.join("lost");
+    cluster.ok(["volume", "aside", "lost", "--node", "1", "--export", exported.to_str().unwrap()]);
+    assert!(std::fs::read(exported.join("unheard")).unwrap() == lost);
+    cluster.fails(5, ["--timeout", "5s", "ls", "/lost"]);
     // Also after another restart; and the bytes are there.
     cluster.nodes.kill(NodeId(1)).await.unwrap();
     cluster.nodes.start([NodeId(1)]).await.unwrap();

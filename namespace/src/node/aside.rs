@@ -1,13 +1,15 @@
 //! What a node kept of the lines of a group that promotions ended: to be read, by people, and never merged by a program.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use causeway_base::{NodeId, Seq, Timestamp, VolumeId};
 use causeway_namespace_core::command::{At, Command, Op, RequestBody};
 use causeway_namespace_core::lineage::Lineage;
-use causeway_namespace_core::query::{ChangeKind, TreeChange};
+use causeway_namespace_core::query::{self, ChangeKind, TreeChange};
 use causeway_namespace_core::records::ReadError;
+use causeway_namespace_core::root::VolumeRecord;
 use causeway_proto::v1;
 
 use super::replica::view_error;
@@ -41,6 +43,24 @@ pub struct AsideLine {
     pub applied: Seq,
     /// The newest seq in its log there.
     pub last: Seq,
+    /// The volume; `None` for the root group.
+    pub of: Option<VolumeRecord>,
+}
+
+/// What a node keeps of a volume though nothing follows it any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    /// Under which id it is read on this node.
+    pub id: VolumeId,
+    /// The volume that it is of.
+    pub of: VolumeRecord,
+}
+
+/// A group whose lines are asked for.
+struct Named {
+    group: VolumeId,
+    of: Option<VolumeRecord>,
+    lines: Vec<Lineage>,
 }
 
 /// A seq behind the fork.
@@ -73,18 +93,18 @@ impl Namespace {
             let lines = answer.lines.into_iter().map(crate::wire::aside_line).collect::<Result<_, _>>();
             return lines.map_err(|error| Error::Invalid(format!("{other} answered badly: {error}")));
         }
-        let group = self.named_group(name)?;
+        let Named { group, of, lines: left } = self.named_group(name).await?;
         let promotion = self.catalog().promotions.get(&group).cloned();
-        let Some(fence) = self.groups.fence_of(group) else { return Ok(Vec::new()) };
         let mut lines = Vec::new();
-        for lineage in fence.left {
+        for lineage in left {
             let view = self.line_view(group, lineage).await?;
             let last = self.groups.line_last(group, lineage).await.map_err(|error| store_error(&error))?;
             if last == Seq::ZERO {
                 continue;
             }
             let fork = promotion.as_ref().filter(|known| known.before == lineage).map(|known| known.fork);
-            lines.push(AsideLine { lineage, volume: lineage.aside(group), fork, applied: view.seq(), last });
+            let (volume, of) = (lineage.aside(group), of.clone());
+            lines.push(AsideLine { lineage, volume, fork, applied: view.seq(), last, of });
         }
         Ok(lines)
     }
@@ -108,7 +128,7 @@ impl Namespace {
             let answer = self.ask_aside(other, message, deadline).await?;
             return Ok((answer.seqs.into_iter().map(crate::wire::aside_seq).collect(), answer.end));
         }
-        let group = self.named_group(name)?;
+        let group = self.named_group(name).await?.group;
         let lines = self.aside_lines(name, None, deadline).await?;
         let Some(line) = lines.into_iter().find(|line| line.lineage == lineage) else {
             return Err(Error::Invalid(format!("{} has nothing aside of line {lineage}", self.id())));
@@ -141,36 +161,84 @@ impl Namespace {
         self.groups.line_view(group, lineage).await.map_err(|error| store_error(&error))
     }
 
+    /// The lines of a group that this node has left, oldest first; of one that no table knows any more also its last.
+    fn left(&self, group: VolumeId, lost: bool) -> Vec<Lineage> {
+        let left = self.groups.fence_of(group).map(|fence| fence.left).unwrap_or_default();
+        left.into_iter().chain(lost.then(|| self.groups.lineage(group))).collect()
+    }
+
+    /// The volumes that a line of the root group that this node left had, by its newest tables here, and that are not among
+    /// `known`: they were created where nothing follows now.
+    async fn lost_volumes(&self, known: &BTreeSet<VolumeId>) -> Result<Vec<VolumeRecord>, Error> {
+        let mut lost = BTreeMap::new();
+        for lineage in self.left(VolumeId::ROOT, false) {
+            let tables = self.line_view(VolumeId::ROOT, lineage).await?;
+            let volumes = blocking(move || query::volumes(&tables)).await?;
+            lost.extend(volumes.into_iter().filter(|of| !known.contains(&of.id)).map(|of| (of.id, of)));
+        }
+        Ok(lost.into_values().collect())
+    }
+
     /// The view of a line that was left, by the id under which it is read.
     ///
     /// # Errors
-    /// [`Error::NoVolume`] if there is none here. Cancel safe.
+    /// [`Error::NoVolume`] if there is none here, [`Error::NoReplica`] if this node had none. Cancel safe.
     pub(crate) async fn aside_view(&self, id: VolumeId) -> Result<StateView, Error> {
-        let groups: Vec<VolumeId> = self.catalog().volumes.keys().copied().chain([VolumeId::ROOT]).collect();
-        for group in groups {
-            let left = self.groups.fence_of(group).map(|fence| fence.left).unwrap_or_default();
-            if let Some(lineage) = left.into_iter().find(|lineage| lineage.aside(group) == id) {
+        let known: BTreeSet<VolumeId> = self.catalog().volumes.keys().copied().collect();
+        for group in known.iter().copied().chain([VolumeId::ROOT]) {
+            if let Some(lineage) = self.left(group, false).into_iter().find(|lineage| lineage.aside(group) == id) {
                 return self.line_view(group, lineage).await;
+            }
+        }
+        for of in self.lost_volumes(&known).await? {
+            let (mut found, mut blank) = (None, true);
+            for lineage in self.left(of.id, true) {
+                let view = self.line_view(of.id, lineage).await?;
+                blank &= view.seq() == Seq::ZERO;
+                if lineage.aside(of.id) == id {
+                    found = Some(view);
+                }
+            }
+            match found {
+                // What it named is known to others only, and they do not say.
+                Some(_) if blank => return Err(Error::NoReplica { volume: of.id, voters: of.spec.voters }),
+                Some(view) => return Ok(view),
+                None => {}
             }
         }
         Err(Error::NoVolume(format!("{id} on {}", self.id())))
     }
 
-    /// Every line that this node has left, with the volume that it was of: what they name is still in use.
-    #[must_use]
-    pub fn asides(&self) -> Vec<(VolumeId, VolumeId)> {
-        let catalog = self.catalog();
-        let left = |group: &VolumeId| self.groups.fence_of(*group).map(|fence| fence.left).unwrap_or_default();
-        let of = |group: VolumeId| left(&group).into_iter().map(move |lineage| (group, lineage.aside(group)));
-        catalog.volumes.keys().copied().flat_map(of).collect()
+    /// Every line of a volume that this node has left, and every volume that only a line of the root group knew that it has
+    /// left: what they name is still in use. `known` are the volumes that there are.
+    ///
+    /// # Errors
+    /// [`Error`] if the tables that were left cannot be read. Cancel safe.
+    pub async fn asides(&self, known: &[VolumeRecord]) -> Result<Vec<Aside>, Error> {
+        let ids = known.iter().map(|of| of.id).collect();
+        let lost = self.lost_volumes(&ids).await?;
+        let mut asides = Vec::new();
+        for (of, lost) in known.iter().map(|of| (of, false)).chain(lost.iter().map(|of| (of, true))) {
+            let left = self.left(of.id, lost).into_iter();
+            asides.extend(left.map(|lineage| Aside { id: lineage.aside(of.id), of: of.clone() }));
+        }
+        Ok(asides)
     }
 
-    fn named_group(&self, name: &str) -> Result<VolumeId, Error> {
+    /// A group by the name of its volume; of a volume that no table knows any more also by its id.
+    async fn named_group(&self, name: &str) -> Result<Named, Error> {
         if name.is_empty() {
-            return Ok(VolumeId::ROOT);
+            return Ok(Named { group: VolumeId::ROOT, of: None, lines: self.left(VolumeId::ROOT, false) });
         }
         let catalog = self.catalog();
-        catalog.volume_named(name).map(|volume| volume.id).ok_or_else(|| Error::NoVolume(format!("{name:?}")))
+        if let Some(of) = catalog.volume_named(name) {
+            return Ok(Named { group: of.id, of: Some(of.clone()), lines: self.left(of.id, false) });
+        }
+        let lost = self.lost_volumes(&catalog.volumes.keys().copied().collect()).await?;
+        let found = |by: &dyn Fn(&VolumeRecord) -> bool| lost.iter().rfind(|of| by(of)).cloned();
+        let of = found(&|of| of.spec.name == name).or_else(|| found(&|of| of.id.to_string() == name));
+        let of = of.ok_or_else(|| Error::NoVolume(format!("{name:?}")))?;
+        Ok(Named { group: of.id, lines: self.left(of.id, true), of: Some(of) })
     }
 
     async fn ask_aside(

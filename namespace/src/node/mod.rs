@@ -45,7 +45,7 @@ use crate::upkeep::StoreKeeper;
 use causeway_namespace_raft::wal::WalOptions;
 use causeway_namespace_raft::{Group, Groups, GroupsConfig};
 
-pub use self::aside::{AsideLine, AsideSeq};
+pub use self::aside::{Aside, AsideLine, AsideSeq};
 pub use self::promote::Promoted;
 pub use self::reads::Snapshot;
 pub(crate) use self::reads::found as reads_found;

@@ -92,6 +92,7 @@ impl Namespace {
     /// Starts what the catalog has here and does not run yet, and stops what it has here no more; `false` if one did not
     /// start.
     async fn start_volumes(&self, catalog: &Catalog) -> bool {
+        self.stop_lost(catalog).await;
         let mut all = true;
         for volume in catalog.volumes.values() {
             match self.follow_line(volume, catalog).await {
@@ -132,6 +133,20 @@ impl Namespace {
             }
         }
         all
+    }
+
+    /// Stops volumes that the tables do not know: no volume is ever removed from them, so these were created by a line of
+    /// the root group that was left. What is here of them is aside.
+    async fn stop_lost(&self, catalog: &Catalog) {
+        if catalog.cluster.is_none() {
+            return;
+        }
+        let lost = |id: &VolumeId| *id != VolumeId::ROOT && !catalog.volumes.contains_key(id);
+        for id in self.groups.running().iter().map(|group| group.id()).filter(lost) {
+            self.replicas.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            self.groups.stop(id).await;
+            tracing::warn!(volume = %id, "the line of the root group that created this volume has ended: it is aside");
+        }
     }
 
     /// Lets go of a replica whose line has ended.

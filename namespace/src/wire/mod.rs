@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use causeway_base::{Epoch, NodeId, Seq, SiteName, Timestamp, VolumeId};
 use causeway_namespace_core::lineage::Lineage;
+use causeway_namespace_core::root::VolumeRecord;
 use causeway_namespace_raft::link::PeerRequest;
 use causeway_proto::peer::v1 as peer;
 use causeway_proto::v1;
@@ -233,6 +234,7 @@ pub(crate) fn aside_line(message: v1::AsideLine) -> Result<AsideLine, WireError>
         fork: (message.fork != 0).then_some(Seq(message.fork)),
         applied: Seq(message.applied),
         last: Seq(message.last),
+        of: message.of.map(VolumeRecord::from_wire).transpose()?,
     })
 }
 
@@ -244,6 +246,7 @@ pub(crate) fn aside_line_message(line: AsideLine) -> v1::AsideLine {
         fork: line.fork.map_or(0, |seq| seq.0),
         applied: line.applied.0,
         last: line.last.0,
+        of: line.of.map(Wire::into_wire),
     }
 }
 

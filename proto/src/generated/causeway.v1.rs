@@ -1546,6 +1546,9 @@ pub struct AsideLine {
     /// The newest seq in the log.
     #[prost(uint64, tag = "5")]
     pub last: u64,
+    /// The volume; none: the root group.
+    #[prost(message, optional, tag = "6")]
+    pub of: ::core::option::Option<Volume>,
 }
 /// A seq of a line that was left.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
