@@ -15,6 +15,9 @@ use crate::local;
 use crate::service::{Needed, ReadThrough};
 use crate::wire::Refusal;
 
+/// How often a call fetches before it says that nothing comes of it: chunks may be found damaged between.
+const FETCHES_MAX: u32 = 3;
+
 /// Fetches what is needed here, each chunk by one transfer at a time.
 #[derive(Debug)]
 pub struct Ensure {
@@ -52,13 +55,20 @@ impl Ensure {
 
     async fn bring(&self, needed: &Needed) -> Result<(), Refusal> {
         let refuse = |error: local::LocalError| Refusal { class: error.class, message: error.reason };
+        let mut fetched = 0;
         loop {
             let missing = local::missing(self.fetcher.local(), needed.ids.clone()).await.map_err(refuse)?;
             if missing.is_empty() {
                 return Ok(());
             }
             let (flight, mut others) = self.split(missing);
-            if !flight.ids.is_empty() {
+            if let Some(first) = flight.ids.first() {
+                // What is taken and not given would be fetched, and appended, for as long as the caller waits.
+                if fetched == FETCHES_MAX {
+                    let message = format!("chunk {first} came {fetched} times, and this node's store does not give it");
+                    return Err(Refusal { class: RetryClass::Damaged, message });
+                }
+                fetched += 1;
                 self.fetch(needed, &flight.ids).await?;
             }
             drop(flight);

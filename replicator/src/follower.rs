@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use causeway_base::{Epoch, Seq, SiteName, VolumeId};
+use causeway_base::{ChunkId, Epoch, Seq, SiteName, VolumeId};
 use causeway_namespace_core::key;
 use causeway_replicator_core::{Lag, Missing, SyncState, Watermark};
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ use crate::wire::Cause;
 
 /// Missing chunks that are named in a status.
 const NAMED_MAX: usize = 16;
+/// Arrived chunks that are made durable and asked for together.
+const SETTLE: usize = 1 << 16;
 /// Watermarks are written at most this often.
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
 /// First wait after a failure; doubled up to [`RETRY_MAX`].
@@ -67,6 +69,10 @@ pub(crate) enum RunError {
     Realm(String),
     #[error("{count} chunks cannot be had, such as {}", first.id)]
     Missing { count: usize, first: Missing },
+    #[error(
+        "{count} chunks arrived and were taken, such as {first}, and the store does not have them; run `causeway store scrub`"
+    )]
+    Gone { count: usize, first: ChunkId },
 }
 
 pub(crate) struct Follower {
@@ -93,6 +99,7 @@ impl Follower {
             persisted_at: None,
             epoch,
             generation: 0,
+            brought: Vec::new(),
         };
         let mut retry = RETRY_MIN;
         loop {
@@ -143,6 +150,8 @@ struct Work<'a> {
     persisted_at: Option<Instant>,
     epoch: Epoch,
     generation: u64,
+    /// What arrived in this run, and is not known to be durable.
+    brought: Vec<ChunkId>,
 }
 
 impl Work<'_> {
@@ -155,6 +164,10 @@ impl Work<'_> {
         (self.generation, self.state, self.persisted) = (generation, SyncState::new(None), None);
         let (watermarks, volume) = (self.follower.watermarks.clone(), self.follower.source.id());
         tracing::warn!(%volume, "the replica of the metadata was wrong: every chunk of the volume is looked for again");
+        let local = self.follower.fetcher.local().clone();
+        if let Ok(Err(error)) = blocking(move || local.forget_mark()).await {
+            tracing::error!(%volume, %error, "an interrupted collection's mark was not removed, and has what the replica named");
+        }
         if let Ok(Err(error)) = blocking(move || watermarks.remove(volume)).await {
             tracing::error!(%volume, %error, "the watermark was not removed; it is replaced when the volume is checked");
         }
@@ -189,6 +202,7 @@ impl Work<'_> {
         let before = state_at(&self.follower.source, covered).await;
         let mut walk = Walk::new(&self.follower.fetcher, &job, view, files).since(before);
         let mut missing = Vec::new();
+        self.brought.clear();
         while let Some(needs) = walk.next().await? {
             missing.extend(self.bring(&job, needs).await?);
         }
@@ -201,8 +215,7 @@ impl Work<'_> {
             });
             return Err(RunError::Missing { count, first });
         }
-        let local = self.follower.fetcher.local().clone();
-        blocking(move || local.sync()).await??;
+        self.settle().await?;
         self.state.complete();
         self.follower.status.send_modify(|status| {
             status.error = None;
@@ -240,7 +253,26 @@ impl Work<'_> {
         let fetched = fetcher.run(job, needs, &progress).await?;
         progress(fetched.chunks, fetched.plain_bytes);
         self.state.owes(fetched.missing.len() as u64, 0);
+        let missing: BTreeSet<_> = fetched.missing.iter().map(|missing| missing.id).collect();
+        self.brought.extend(lacking.difference(&missing));
+        if self.brought.len() >= SETTLE {
+            self.settle().await?;
+        }
         Ok(fetched.missing)
+    }
+
+    /// Makes what was brought durable, and asks the store for it again: what it took and does not give must hold the watermark
+    /// up.
+    async fn settle(&mut self) -> Result<(), RunError> {
+        let (local, brought) = (self.follower.fetcher.local().clone(), std::mem::take(&mut self.brought));
+        let gone = blocking(move || {
+            local.sync()?;
+            local.not_durable(&brought)
+        });
+        match gone.await??.as_slice() {
+            [] => Ok(()),
+            gone @ [first, ..] => Err(RunError::Gone { count: gone.len(), first: *first }),
+        }
     }
 
     fn publish(&self) {

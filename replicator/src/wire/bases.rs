@@ -1,5 +1,7 @@
 //! What the asker holds that wanted chunks may be sent against.
 
+use std::collections::HashSet;
+
 use causeway_base::ChunkId;
 use causeway_dedup::delta::{RANGE_PIECES_MAX, RANGES_MAX};
 
@@ -63,6 +65,7 @@ impl Bases {
     /// Those that need none of `gone`.
     #[must_use]
     pub fn without(&self, gone: &[ChunkId]) -> Self {
+        let gone: HashSet<&ChunkId> = gone.iter().collect();
         let mut kept = Self::default();
         for hint in &self.hints {
             let first = hint.first as usize;

@@ -333,11 +333,23 @@ impl Node {
         id: u64,
         archive: Option<ChunkArchive>,
     ) -> Self {
+        Self::start_over(trust, book, home, (site_name, id), archive, |store| store)
+    }
+
+    /// With something between the node and its chunk store.
+    pub(crate) fn start_over(
+        trust: &Trust,
+        book: &Arc<Book>,
+        home: &Home,
+        (site_name, id): (&str, u64),
+        archive: Option<ChunkArchive>,
+        over: impl FnOnce(Arc<ChunkStore>) -> Arc<dyn LocalChunks>,
+    ) -> Self {
         let (id, site) = (NodeId(id), site(site_name));
         let store = Arc::new(open(&home.path("chunks")));
         let counters = Arc::<Counters>::default();
         let later = Arc::new(Later::default());
-        let local: Arc<dyn LocalChunks> = store.clone();
+        let local = over(store.clone());
         let limits = ServiceLimits { ensure_timeout: PATIENCE, ..ServiceLimits::default() };
         let service = ChunkService::new(local.clone(), Arc::new(OneRealm), later.clone(), counters.clone(), limits);
         let peer = node(site_name, id.0);

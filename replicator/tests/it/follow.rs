@@ -1,14 +1,15 @@
 //! Replicas: what they fetch, what they do not, and what they say of themselves.
 
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use causeway_base::{ChunkId, Seq};
+use causeway_dedup::{ChunkStore, EncodedChunk};
 use causeway_namespace_core::command::Op;
 use causeway_namespace_core::inode::Content;
 use causeway_replicator::wire::Cause;
-use causeway_replicator::{Place, WhyMissing, WireBytes};
+use causeway_replicator::{LocalChunks, LocalError, Needed, Place, PutCounts, WhyMissing, WireBytes};
 use causeway_transport::PeerId;
 
 use crate::cluster::*;
@@ -178,6 +179,84 @@ async fn a_damaged_source_is_noticed_and_the_chunk_comes_from_another_site() {
     assert_eq!(zurich.chunk_ids(), westeurope.chunk_ids());
     zurich.store.sync().unwrap();
     assert!(zurich.store.corrupt_ids().is_empty());
+}
+
+/// A store that takes a chunk and does not give it, once asked to.
+#[derive(Debug)]
+struct Forgetful {
+    store: Arc<ChunkStore>,
+    gone: Arc<Mutex<Option<ChunkId>>>,
+}
+
+impl Forgetful {
+    fn also(&self, mut ids: Vec<ChunkId>, asked: &[ChunkId]) -> Vec<ChunkId> {
+        let gone = *self.gone.lock().unwrap();
+        ids.extend(gone.filter(|gone| asked.contains(gone) && !ids.contains(gone)));
+        ids
+    }
+}
+
+impl LocalChunks for Forgetful {
+    fn get(&self, id: &ChunkId) -> Result<Option<EncodedChunk>, LocalError> {
+        Ok(LocalChunks::get(&*self.store, id)?.filter(|chunk| Some(chunk.id) != *self.gone.lock().unwrap()))
+    }
+
+    fn put_many(&self, chunks: &[EncodedChunk]) -> Result<PutCounts, LocalError> {
+        LocalChunks::put_many(&*self.store, chunks)
+    }
+
+    fn sync(&self) -> Result<(), LocalError> {
+        LocalChunks::sync(&*self.store)
+    }
+
+    fn missing(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, LocalError> {
+        Ok(self.also(LocalChunks::missing(&*self.store, ids)?, ids))
+    }
+
+    fn not_durable(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, LocalError> {
+        Ok(self.also(LocalChunks::not_durable(&*self.store, ids)?, ids))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_store_took_and_does_not_give_holds_the_watermark_up() {
+    let (trust, book, volume) = (Trust::new(), Arc::<Book>::default(), Volume::new("zurich", &["westeurope"]));
+    *book.volume.lock().unwrap() = Some(volume.clone());
+    let homes = [Home::new(), Home::new()];
+    let zurich = Node::start(&trust, &book, &homes[0], "zurich", 1, None);
+    let gone = Arc::<Mutex<Option<ChunkId>>>::default();
+    let forgets = gone.clone();
+    let westeurope = Node::start_over(&trust, &book, &homes[1], ("westeurope", 2), None, |store| {
+        Arc::new(Forgetful { store, gone: forgets })
+    });
+    zurich.attach(&volume);
+    westeurope.attach(&volume);
+    let seq = volume.mutate(vec![put("good", zurich.write(&text(1, 50_000)))]);
+    westeurope.in_sync(seq).await;
+    let before = zurich.chunk_ids();
+    let content = zurich.write(&noise(2, 50_000));
+    let lost = *zurich.chunk_ids().difference(&before).next().unwrap();
+    *gone.lock().unwrap() = Some(lost);
+    volume.mutate(vec![put("bad", content.clone())]);
+    let status = westeurope.status_until(|status| status.error.is_some()).await;
+    let error = status.error.unwrap();
+    assert!(error.contains(&lost.to_string()) && error.contains("does not have"), "{error}");
+    assert_eq!(status.watermark.unwrap().seq, seq, "it stays where everything is there");
+    // A reader is told, and does not fetch it for ever.
+    let needed = Needed {
+        realm: realm(),
+        volume: Some(VOLUME),
+        origin: Some(site("zurich")),
+        cause: Cause::Read,
+        ids: vec![lost],
+    };
+    let refused = westeurope.replicator.elsewhere().ensure(needed, PATIENCE).await.unwrap_err();
+    assert!(refused.message.contains("3 times"), "{refused:?}");
+    *gone.lock().unwrap() = None;
+    westeurope.in_sync(volume.seq()).await;
+    for node in [zurich, westeurope] {
+        node.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
