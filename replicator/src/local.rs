@@ -73,6 +73,14 @@ pub trait LocalChunks: Send + Sync + Debug {
     /// The store failed.
     fn not_durable(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, LocalError>;
 
+    /// Forgets how far an interrupted collection came, as [`ChunkStore::forget_mark`]: what it went by was wrong.
+    ///
+    /// # Errors
+    /// The store failed.
+    fn forget_mark(&self) -> Result<(), LocalError> {
+        Ok(())
+    }
+
     /// Begins a lease on what is here, as [`ChunkStore::lease`]; `None` if nothing is ever collected here.
     fn lease(&self, holder: Option<&str>, linger: Duration) -> Option<Lease> {
         let _ = (holder, linger);
@@ -162,6 +170,10 @@ impl LocalChunks for ChunkStore {
 
     fn not_durable(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>, LocalError> {
         Ok(Self::not_durable(self, ids)?)
+    }
+
+    fn forget_mark(&self) -> Result<(), LocalError> {
+        Ok(Self::forget_mark(self)?)
     }
 
     fn lease(&self, holder: Option<&str>, linger: Duration) -> Option<Lease> {

@@ -10,7 +10,7 @@ use causeway_namespace_core::listing::Listed;
 use tokio::time::Instant;
 
 use super::runs::chain;
-use super::{KeepError, Keeper, RootVolume, walk_error};
+use super::{KeepError, Keeper, RootVolume, RootsError, walk_error};
 use crate::fetcher::Job;
 use crate::local::blocking;
 use crate::walk::{Opened, Walk};
@@ -84,17 +84,32 @@ impl Keeper {
         let began = Instant::now();
         let store = self.parts.store.clone();
         // In this order: leases are looked at, then the states. What a lease kept is in a state when it ends.
-        let (mark, progress) = blocking(move || store.resume_mark()).await?;
+        let (mark, mut progress) = blocking(move || store.resume_mark()).await?;
+        let roots = &self.parts.roots;
+        // By a replica that was wrong some time it is not gone on; what it reached more than there is only stays longer.
+        progress.retain(|volume, _| roots.generation(*volume) == 0);
         if !progress.is_empty() {
             tracing::info!(volumes = progress.len(), "an interrupted mark is gone on with");
         }
-        let volumes = self.parts.roots.volumes(STATE_MAX).await?;
+        let volumes = roots.volumes(STATE_MAX).await?;
+        let generations: Vec<u64> = volumes.iter().map(|volume| roots.generation(volume.id)).collect();
         let mut marking = Marking { mark, progress, opened: Opened::new(), kept_at: Instant::now() };
         for volume in &volumes {
             self.mark(volume, &mut marking, ask).await?;
         }
         let store = self.parts.store.clone();
         blocking(move || store.forget_mark()).await??;
+        for (volume, generation) in volumes.iter().zip(generations) {
+            if roots.generation(volume.id) != generation {
+                let reason =
+                    "the replica here turned out to be wrong while it was read; the next collection reads it anew";
+                return Err(RootsError {
+                    what: format!("what volume {:?} names", volume.name),
+                    reason: reason.to_owned(),
+                }
+                .into());
+            }
+        }
         let mark = marking.mark;
         let marked_in = began.elapsed();
         let reached = mark.reached.len();

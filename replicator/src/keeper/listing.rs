@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use causeway_base::Ino;
+use causeway_base::{Ino, Seq};
 use causeway_namespace_core::inode::ManifestRef;
 use causeway_namespace_core::listing::{Listed, ManifestPage};
 use causeway_namespace_core::{key, query};
@@ -84,7 +84,13 @@ fn failed(error: impl std::fmt::Display) -> RootsError {
 fn run(view: &dyn VolumeView, since: Option<Listed>, out: &mut Out) -> Result<(), RootsError> {
     snapshots_are_kept(view)?;
     let mut listed = Listed { seq: view.seq(), below: Ino(0), line: view.line() };
-    if let Some(since) = since.filter(|since| since.seq <= view.seq() && since.line == view.line())
+    // Where what is kept begins, the state may have been replaced, and is not the one that was listed.
+    let goes_on = |since: &Listed| {
+        since.line == view.line()
+            && since.seq <= view.seq()
+            && since.seq.0.checked_sub(1).is_some_and(|before| view.keeps(Seq(before)))
+    };
+    if let Some(since) = since.filter(goes_on)
         && let Some(changed) = view.changed_inodes(since.seq).map_err(failed)?
     {
         let changed: Vec<Ino> = changed.range(..since.below).copied().collect();

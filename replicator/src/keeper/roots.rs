@@ -56,6 +56,13 @@ pub trait Roots: Send + Sync + Debug {
     async fn manifests(&self, volume: VolumeId, since: Option<Listed>, deadline: Duration)
     -> Result<Pages, RootsError>;
 
+    /// Another number than before: what was listed of a volume until then may have been wrong, as
+    /// [`crate::VolumeSource::generation`] has it of the replica here. Zero if it was always right.
+    fn generation(&self, volume: VolumeId) -> u64 {
+        let _ = volume;
+        0
+    }
+
     /// A state of a volume that has every commit that was settled before the call; `None` if this node has no replica of
     /// its metadata.
     ///

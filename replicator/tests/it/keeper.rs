@@ -85,6 +85,9 @@ struct TestRoots {
     trouble: Mutex<Option<&'static str>>,
     /// Listings end without a last page after so many.
     cut: Mutex<Option<usize>>,
+    /// Another number than before: the replica was wrong. Rises with the next listing if told so.
+    generation: Mutex<u64>,
+    turns_out_wrong: Mutex<bool>,
     /// From where listings were asked for.
     asked: Mutex<Vec<Option<Listed>>>,
 }
@@ -114,8 +117,13 @@ impl Roots for TestRoots {
         Ok(vec![RootVolume { id: VOLUME, name: "data".to_owned(), realm, follows: true }])
     }
 
+    fn generation(&self, _: VolumeId) -> u64 {
+        *self.generation.lock().unwrap()
+    }
+
     async fn manifests(&self, volume: VolumeId, since: Option<Listed>, _: Duration) -> Result<Pages, RootsError> {
         assert_eq!(volume, VOLUME);
+        *self.generation.lock().unwrap() += u64::from(*self.turns_out_wrong.lock().unwrap());
         self.check("the newest state")?;
         self.asked.lock().unwrap().push(since);
         let mut whole = list(self.versions(), since);
@@ -158,6 +166,8 @@ fn world() -> World {
         source: volume.seen_by(&node),
         replaced: Mutex::default(),
         oldest: Mutex::new(Seq(0)),
+        generation: Mutex::default(),
+        turns_out_wrong: Mutex::default(),
         realm: Mutex::new("default"),
         trouble: Mutex::default(),
         cut: Mutex::default(),
@@ -329,5 +339,29 @@ async fn an_interrupted_mark_begins_anew_when_changes_are_not_known_any_more() {
     world.gc().await.unwrap();
     world.gc().await.unwrap();
     assert!(world.node.lacks_any_of(&noise(5, 400_000)) && !world.node.lacks_any_of(&noise(6, 500_000)));
+    world.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_turns_out_to_be_wrong_is_read_anew() {
+    let world = world();
+    let filler = world.node.write(&noise(3, 6_000));
+    for from in (0..2_600).step_by(200) {
+        world.volume.mutate((from..from + 200).map(|number| put(&format!("f{number}"), filler.clone())).collect());
+    }
+    world.node.write(&noise(5, 400_000));
+    *world.roots.turns_out_wrong.lock().unwrap() = true;
+    let why = world.gc().await.unwrap_err();
+    assert!(why.contains("turned out to be wrong"), "{why}");
+    assert_eq!(world.node.store.condemned(), 0);
+    *world.roots.turns_out_wrong.lock().unwrap() = false;
+
+    // Nor is an interrupted mark gone on with that was made by it.
+    *world.roots.cut.lock().unwrap() = Some(2);
+    world.gc().await.unwrap_err();
+    *world.roots.cut.lock().unwrap() = None;
+    world.gc().await.unwrap();
+    assert_eq!(world.roots.asked.lock().unwrap()[..], [None; 3]);
+    assert!(world.node.store.condemned() > 10);
     world.node.stop().await;
 }
