@@ -11,15 +11,20 @@ use causeway_vfs::Vfs;
 use causeway_vfs::quic::{NodeAddr, QuicTransfer};
 use rand::Rng as _;
 
-use crate::config::Config;
+use crate::config::{Config, NodeSection, Role};
 
-/// Connects as the configuration's client; nodes of `site` are asked before the others. `deadline` bounds each request.
+/// Connects as the configuration's client; nodes of `site` are asked before the others. Witnesses, which hold
+/// no file data, are asked only if `site` is theirs alone. `deadline` bounds each request.
 ///
 /// # Errors
 /// The identity cannot be loaded, no node answers, or the cluster refuses this client.
 pub async fn connect(config: &Config, site: Option<&SiteName>, deadline: Duration) -> anyhow::Result<Vfs> {
+    let full = |node: &&NodeSection| node.role == Role::Full;
+    let at_site = |node: &&NodeSection| Some(&node.site) == site;
+    let witnesses_only = site.is_some() && !config.nodes().filter(at_site).any(|node| full(&node));
     let mut nodes: Vec<_> = config
         .nodes()
+        .filter(|node| full(node) || witnesses_only && at_site(node))
         .map(|node| NodeAddr {
             id: node.node_id(),
             site: node.site.clone(),

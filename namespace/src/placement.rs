@@ -84,22 +84,41 @@ pub fn without_draining(spec: &VolumeSpec, nodes: &[NodeRecord]) -> Option<Volum
     Some(spec)
 }
 
-/// Who votes in the root group: those that do and may stay, and as many more as keep an odd number of them, first from sites
-/// that have none. All other nodes follow it without a vote. With two nodes both vote: an acknowledged change is on both.
+/// Who votes in the root group: those that do and may stay, and as many more as keep an odd number of them, spread over as
+/// many regions, and then sites, as can be: it must survive what any volume survives. One that votes gives way only if
+/// that spreads them wider. All other nodes follow it without a vote. With two nodes both vote: an acknowledged change is on
+/// both.
 #[must_use]
-pub fn root_voters(nodes: &[NodeRecord], current: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+pub fn root_voters(nodes: &[NodeRecord], declared: &TopologySpec, current: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let may_vote = |node: &&NodeRecord| node.state == NodeState::Active;
     let able: Vec<&NodeRecord> = nodes.iter().filter(may_vote).collect();
     let most = able.len().min(current.len().max(3));
     let count = if most > 2 && most.is_multiple_of(2) { most - 1 } else { most };
+    let region = |node: &NodeRecord| declared.sites.iter().find(|site| site.name == node.site).map(|site| &site.region);
+    // How many of `among` would be lost with the node's region, and with its site.
+    let shares = |node: &NodeRecord, among: &[&NodeRecord]| {
+        let others = || among.iter().filter(|one| one.id != node.id);
+        let regions = others().filter(|one| region(one).is_some() && region(one) == region(node)).count();
+        (regions, others().filter(|one| one.site == node.site).count())
+    };
     let mut chosen: Vec<&NodeRecord> = able.iter().copied().filter(|node| current.contains(&node.id)).collect();
-    chosen.truncate(count);
-    while chosen.len() < count {
+    loop {
         let free = able.iter().copied().filter(|node| chosen.iter().all(|one| one.id != node.id));
-        let at_site = |node: &&NodeRecord| chosen.iter().filter(|one| one.site == node.site).count();
-        match free.min_by_key(|node| (at_site(node), node.witness, node.id)) {
-            Some(node) => chosen.push(node),
-            None => break,
+        let next = free.min_by_key(|node| (shares(node, &chosen), node.witness, node.id));
+        let closest = chosen.iter().copied().max_by_key(|node| (shares(node, &chosen), node.witness, node.id));
+        match (next, closest) {
+            (_, Some(out)) if chosen.len() > count => chosen.retain(|node| node.id != out.id),
+            (Some(next), _) if chosen.len() < count => chosen.push(next),
+            // Each swap leaves fewer pairs in one region, or else in one site: this ends.
+            (Some(next), Some(out)) if count > 2 => {
+                let stay: Vec<&NodeRecord> = chosen.iter().copied().filter(|node| node.id != out.id).collect();
+                if shares(next, &stay) >= shares(out, &stay) {
+                    break;
+                }
+                chosen = stay;
+                chosen.push(next);
+            }
+            _ => break,
         }
     }
     chosen.iter().map(|node| node.id).collect()
@@ -129,6 +148,9 @@ mod tests {
     #[test]
     fn the_root_group_keeps_its_voters_and_replaces_those_that_leave() {
         use NodeState::{Active, Draining, Joining};
+        let root_voters = |nodes: &[NodeRecord], current: &BTreeSet<NodeId>| {
+            super::root_voters(nodes, &TopologySpec::default(), current)
+        };
         let three = [node(1, "a", Active), node(2, "b", Active), node(3, "c", Active)];
         assert_eq!(root_voters(&three, &ids(&[1, 2, 3])), ids(&[1, 2, 3]));
         let mut four = [three.as_slice(), &[node(4, "c", Joining)]].concat();
@@ -141,5 +163,28 @@ mod tests {
         let spread = [node(1, "a", Active), node(2, "a", Active), node(3, "b", Active), node(4, "c", Active)];
         assert_eq!(root_voters(&spread, &ids(&[1])), ids(&[1, 3, 4]));
         assert_eq!(root_voters(&three[..1], &ids(&[1, 2, 3])), ids(&[1]));
+    }
+
+    #[test]
+    fn the_root_group_survives_a_region_where_it_can() {
+        use NodeState::Active;
+        let region = |name: &str| name.parse::<causeway_topology::RegionName>().unwrap();
+        let site = |name: &str, of: &str| causeway_topology::Site {
+            name: name.parse().unwrap(),
+            region: region(of),
+            lan_rtt: std::time::Duration::ZERO,
+            transit: false,
+        };
+        let declared = TopologySpec {
+            sites: vec![site("a", "x"), site("b", "x"), site("c", "y"), site("d", "z")],
+            ..TopologySpec::default()
+        };
+        let nodes = [node(1, "a", Active), node(2, "b", Active), node(3, "c", Active), node(4, "d", Active)];
+        let voters = |count: usize, current: &[u64]| root_voters(&nodes[..count], &declared, &ids(current));
+        assert_eq!(voters(4, &[1, 2, 3, 4]), ids(&[1, 3, 4]), "of four founders, one of the two in a region");
+        assert_eq!(voters(3, &[1, 2, 3]), ids(&[1, 2, 3]), "there are no others");
+        assert_eq!(voters(4, &[1, 2, 3]), ids(&[1, 3, 4]), "and now there is one");
+        assert_eq!(voters(4, &[2, 3, 4]), ids(&[2, 3, 4]), "which is as good");
+        assert_eq!(voters(4, &[1]), ids(&[1, 3, 4]));
     }
 }

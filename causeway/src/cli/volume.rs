@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::args::{Global, SurviveArg, VolumeCommand};
 use super::exit::{Exit, Failure};
 use super::session::{Session, remote_path};
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::output::{self, show_name, table};
 
 #[derive(Serialize)]
@@ -93,9 +93,11 @@ pub(crate) fn spec(config: &Config, name: &str, home: &SiteName) -> VolumeSpec {
     }
 }
 
-/// Every site that is not a replica.
+/// Every site that can hold file data and is not a replica.
 pub(crate) fn other_sites(config: &Config, replicas: &[SiteName]) -> Vec<SiteName> {
-    config.sites().map(|site| site.name.clone()).filter(|site| !replicas.contains(site)).collect()
+    let holds_data = |site: &SiteName| config.nodes().any(|node| node.site == *site && node.role == Role::Full);
+    let sites = config.sites().map(|site| site.name.clone());
+    sites.filter(|site| !replicas.contains(site) && holds_data(site)).collect()
 }
 
 pub(super) async fn run(global: &Global, command: VolumeCommand) -> anyhow::Result<Exit> {

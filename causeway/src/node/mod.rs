@@ -153,7 +153,11 @@ impl Node {
             bound.clone(),
             elsewhere.clone(),
             counters.clone(),
-            ServiceLimits { lease_linger: config.upkeep.gc_grace.0, ..ServiceLimits::default() },
+            ServiceLimits {
+                lease_linger: config.upkeep.gc_grace.0,
+                holds_data: section.role == Role::Full,
+                ..ServiceLimits::default()
+            },
         );
         let quic = resolve(&section.quic).await?;
         let endpoint = Endpoint::bind(quic, identity.clone(), QuicConfig::new(config.cluster.id), Arc::new(service))

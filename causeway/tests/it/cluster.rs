@@ -41,13 +41,25 @@ pub(crate) fn new_config_of(dir: PathBuf, sites: &[&str]) -> Config {
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let config = new_config(folder.path().join("cluster"));
-        let mut nodes = LocalCluster::new(PROGRAM.into(), &config);
-        nodes.start([1, 2, 3].map(NodeId)).await.unwrap();
-        let cluster = Self { nodes, config, folder };
+        let cluster = Self::start_of(&["zurich", "westeurope", "eastus"], |_| {}).await;
         cluster.ok(["volume", "create", "data", "--home", "zurich", "--replicas", "zurich,westeurope"]);
         cluster
+    }
+
+    /// A node at each of these sites, from 1; `edit` changes what `init` wrote into the folder. No volume.
+    pub(crate) async fn start_of(sites: &[&str], edit: impl FnOnce(&Path)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = new_config_of(folder.path().join("cluster"), sites);
+        edit(&config.base);
+        let config = Config::load(&config.path).unwrap();
+        let mut nodes = LocalCluster::new(PROGRAM.into(), &config);
+        nodes.start(config.nodes().map(|node| node.node_id()).collect::<Vec<_>>()).await.unwrap();
+        Self { nodes, config, folder }
+    }
+
+    /// Where a volume is, by `volume show`.
+    pub(crate) fn placed(&self, volume: &str) -> Placed {
+        serde_json::from_value(self.json(["volume", "show", volume])).unwrap()
     }
 
     /// Runs a command to its end; `Output` with its exit code.
@@ -76,6 +88,21 @@ impl Cluster {
             self.ok([OsStr::new("--output"), OsStr::new("json")].into_iter().chain(args.iter().map(AsRef::as_ref)));
         serde_json::from_slice(&output).unwrap()
     }
+}
+
+/// Where a volume is.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct Placed {
+    pub(crate) home: String,
+    pub(crate) voters: Vec<u64>,
+    pub(crate) learners: Vec<u64>,
+    pub(crate) leaving: Vec<u64>,
+    pub(crate) state: State,
+}
+
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct State {
+    pub(crate) leader: Option<u64>,
 }
 
 /// Asks again, by commands that take their time, until something holds.

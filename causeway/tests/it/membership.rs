@@ -2,47 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, UdpSocket};
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use causeway_base::NodeId;
 
-use crate::cluster::{Cluster, PROGRAM, text};
+use crate::cluster::{Cluster, PROGRAM};
+use crate::load::Writer;
 
-/// Makes folders one by one through the built binary, until it is told to end; those that were acknowledged.
-struct Writer {
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<Vec<String>>,
-}
-
-impl Writer {
-    fn start(config: PathBuf) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let ended = stop.clone();
-        let thread = std::thread::spawn(move || {
-            let mut written = Vec::new();
-            while !ended.load(Ordering::Relaxed) {
-                let name = format!("/data/w{:06}", written.len());
-                let mut command = Command::new(PROGRAM);
-                command.arg("--config").arg(&config).args(["mkdir", &name]).env_remove("CAUSEWAY_SITE");
-                let output = command.output().unwrap();
-                assert_eq!(output.status.code(), Some(0), "a write ended with an error: {}", text(&output));
-                written.push(name);
-            }
-            written
-        });
-        Self { stop, thread }
-    }
-
-    fn end(self) -> Vec<String> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
-    }
-}
-
-fn address() -> (String, String) {
+pub(crate) fn address() -> (String, String) {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     (tcp.local_addr().unwrap().to_string(), udp.local_addr().unwrap().to_string())
@@ -79,13 +45,7 @@ async fn a_node_is_replaced_while_a_client_writes() {
     cluster.ok(["node", "remove", "3"]);
     cluster.fails(4, ["node", "remove", "3"]);
 
-    let written = writer.end();
-    assert!(!written.is_empty());
-    let listed = String::from_utf8(cluster.ok(["--site", "eastus", "ls", "/data"])).unwrap();
-    for name in &written {
-        let name = name.trim_start_matches("/data/");
-        assert!(listed.contains(name), "{name} was acknowledged and is gone");
-    }
+    writer.ends_with_all_there(&cluster, "eastus");
     let audit = cluster.json(["audit"]);
     let actions: Vec<String> = audit.as_array().unwrap().iter().map(|entry| entry["action"].to_string()).collect();
     assert_eq!(actions.len(), 4, "{actions:?}");
@@ -108,9 +68,7 @@ async fn home_moves_while_a_client_writes_and_topologies_are_compared() {
     let moved = cluster.json(["volume", "move", "data", "--home", "westeurope", "--deadline", "2m"]);
     assert_eq!(moved["leader"], 2);
     assert!(moved["longest_write_ms"].as_f64().unwrap() > 0.0);
-    let written = writer.end();
-    let listed = String::from_utf8(cluster.ok(["ls", "/data"])).unwrap();
-    assert!(written.iter().all(|name| listed.contains(name.trim_start_matches("/data/"))));
+    writer.ends_with_all_there(&cluster, "zurich");
 
     // What it survives is held or refused, with what is missing.
     let refused = cluster.fails(5, ["volume", "create", "swiss", "--home", "zurich", "--jurisdictions", "zurich"]);

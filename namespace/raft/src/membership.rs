@@ -107,6 +107,26 @@ impl Group {
         }
     }
 
+    /// Hands leadership to one of `able` that has nearly all of the log and has answered within `steady`, home first. `false`
+    /// if this node does not lead, or nobody can take over now.
+    ///
+    /// Cancel safety: as [`Group::transfer_leader`].
+    ///
+    /// # Errors
+    /// As [`Group::transfer_leader`].
+    pub async fn hand_over_to(&self, able: &BTreeSet<NodeId>, steady: Duration) -> Result<bool, ProposeError> {
+        if !self.is_leader() {
+            return Ok(false);
+        }
+        let home = self.home().filter(|home| able.contains(home));
+        let takes_over =
+            |node: &NodeId| *node != self.node && !self.is_avoided(*node) && self.is_caught_up(*node, steady);
+        match home.into_iter().chain(able.iter().copied()).find(takes_over) {
+            Some(next) => self.transfer_leader(next).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
     async fn change(&self, members: ChangeMembers<u64, ()>, deadline: Duration) -> Result<(), ProposeError> {
         use openraft::errors::{ClientWriteError, RaftError};
         // Retained: a voter that leaves is a learner until the wanted members are known to hold.

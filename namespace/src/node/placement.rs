@@ -40,7 +40,7 @@ pub(super) async fn run(namespace: Arc<Namespace>) {
             for volume in now.volumes.values() {
                 match namespace.group(volume.id) {
                     Some(group) if group.is_leader() => {
-                        look_after(&namespace, &group, volume).await;
+                        look_after(&namespace, &group, volume, &now).await;
                         mounts.look_after(&namespace, &group, volume, &now).await;
                     }
                     // For the leader to follow; who leads later waits for home as after any failure.
@@ -65,7 +65,7 @@ async fn look_after_root(namespace: &Namespace, catalog: &Catalog, told: &mut BT
         return;
     }
     let nodes: Vec<NodeRecord> = catalog.nodes.values().cloned().collect();
-    let voters = placement::root_voters(&nodes, &root.status().voters);
+    let voters = placement::root_voters(&nodes, &catalog.topology.spec, &root.status().voters);
     if !voters.is_empty() {
         let learners = nodes.iter().map(|node| node.id).filter(|id| !voters.contains(id)).collect();
         drive(namespace, &root, &Members { voters, learners }).await;
@@ -112,7 +112,7 @@ pub(super) fn home_of(volume: &VolumeRecord, catalog: &Catalog) -> Option<NodeId
     volume.spec.voters.iter().filter(at_home).min().copied()
 }
 
-async fn look_after(namespace: &Namespace, group: &Arc<Group>, volume: &VolumeRecord) {
+async fn look_after(namespace: &Namespace, group: &Arc<Group>, volume: &VolumeRecord, catalog: &Catalog) {
     let members = Members {
         voters: volume.spec.voters.iter().copied().collect(),
         learners: volume.spec.learners.iter().copied().collect(),
@@ -127,6 +127,16 @@ async fn look_after(namespace: &Namespace, group: &Arc<Group>, volume: &VolumeRe
     let changed = group.take_home_changed() && group.home() != Some(namespace.id());
     if changed && !matches!(group.go_home_now(namespace.config.timing.election_min).await, Ok(true)) {
         group.mark_home_changed();
+    }
+    // A witness leads for as long as no other can: images are published by the leader, which needs the data for them.
+    let is_witness = |id: &NodeId| catalog.nodes.get(id).is_some_and(|node| node.witness);
+    if is_witness(&namespace.id()) {
+        let able = members.voters.iter().copied().filter(|id| !is_witness(id)).collect();
+        match group.hand_over_to(&able, namespace.config.timing.election_min).await {
+            Ok(true) => tracing::info!(group = %group.id(), "this witness hands leadership over"),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(group = %group.id(), %error, "leadership stayed with this witness"),
+        }
     }
 }
 

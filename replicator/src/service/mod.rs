@@ -49,6 +49,8 @@ pub struct ServiceLimits {
     pub upload_idle_timeout: Duration,
     /// How long what a caller was told is here, or has uploaded, is kept for the commit that should follow.
     pub lease_linger: Duration,
+    /// Whether file data may come here. `false` at a witness: uploads and reads are sent to other nodes.
+    pub holds_data: bool,
 }
 
 impl Default for ServiceLimits {
@@ -62,6 +64,7 @@ impl Default for ServiceLimits {
             ensure_timeout: Duration::from_secs(30),
             upload_idle_timeout: Duration::from_secs(120),
             lease_linger: Duration::from_secs(3600),
+            holds_data: true,
         }
     }
 }
@@ -189,6 +192,10 @@ impl ChunkService {
     fn admit(&self, peer: &PeerId, service: u16, request: &[u8]) -> Result<(ChunkRequest, Realm), Refusal> {
         let refuse = |message: String| Refusal { class: RetryClass::Refused, message };
         let request = ChunkRequest::decode(request).map_err(|error| refuse(format!("malformed request: {error}")))?;
+        if !self.limits.holds_data && matches!(service, service::UPLOAD | service::READ) {
+            let message = "this node is a witness and holds no file data: ask another".to_owned();
+            return Err(Refusal { class: RetryClass::Transient, message });
+        }
         if service == service::FETCH && peer.node_id().is_none() {
             return Err(refuse(format!("{peer} is no node: clients read, they do not fetch")));
         }
