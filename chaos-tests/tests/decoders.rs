@@ -316,6 +316,7 @@ fn requests() -> Vec<Vec<u8>> {
             cause: Cause::Query,
             origin: Some("zurich".parse().unwrap()),
             form,
+            any_base: count > 0,
             ids: ids(count),
             bases,
         })

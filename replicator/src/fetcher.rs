@@ -25,6 +25,8 @@ const GROUP_BYTES: usize = 2 << 20;
 const GROUP_CHUNKS: usize = 256;
 /// Or of what came in this time: on a slow link progress must be seen, and a reader waits.
 const GROUP_TIME: Duration = Duration::from_millis(250);
+/// So many chunks may come in vain in a run, against bases that the source chose and that are not here.
+const GUESSES_MAX: usize = 16;
 /// Events between the transfers and the planner.
 const EVENTS_AHEAD: usize = 1024;
 
@@ -256,8 +258,8 @@ impl<'a> Run<'a> {
             failed: self.failed.clone(),
             baseless: self.baseless.clone(),
         };
-        let (bases, held_in) = (self.offer(&ids), self.fetcher.local.clone());
-        let mut ask = Ask { realm, volume, cause, ids, lens, bases, held_in };
+        let (bases, any_base, held_in) = (self.offer(&ids), self.may_guess(&ids), self.fetcher.local.clone());
+        let mut ask = Ask { realm, volume, cause, ids, lens, bases, any_base, held_in };
         let (chunk_source, place, tell) = (candidate.source.clone(), candidate.place.clone(), self.tell.clone());
         let transfer = self.transfers.spawn(async move {
             // What was collected since, or is damaged, must not be offered: a delta against it would come in vain.
@@ -293,6 +295,15 @@ impl Run<'_> {
             Some((*id, bases.iter().filter(|base| base.chunks.len() <= near).map(likely).collect()))
         };
         ids.iter().filter_map(known).collect()
+    }
+
+    /// Whether the source may send what it has at rest as deltas: it is likely that a replica of the volume has the bases,
+    /// older versions of the same files. If it turns out otherwise, that was a few bytes in vain.
+    fn may_guess(&self, ids: &[ChunkId]) -> bool {
+        let baseless = self.baseless.lock().unwrap_or_else(PoisonError::into_inner);
+        self.job.cause == Cause::Replication
+            && baseless.len() < GUESSES_MAX
+            && (baseless.is_empty() || !ids.iter().any(|id| baseless.contains(id)))
     }
 
     /// What a batch offers as bases.
@@ -371,7 +382,7 @@ impl Consumer for Sink {
                 Event::Corrupt(self.batch, self.ids[index])
             }
             Received::Baseless { index } => {
-                tracing::warn!(id = %self.ids[index], "a delta came and its base cannot be read; asking for the whole chunk");
+                tracing::debug!(id = %self.ids[index], "a delta came and its base cannot be read; asking for the whole chunk");
                 self.baseless.lock().unwrap_or_else(PoisonError::into_inner).insert(self.ids[index]);
                 // The planner wants again what the batch leaves open.
                 return true;

@@ -31,6 +31,8 @@ pub struct Ask {
     pub lens: Vec<Option<u32>>,
     /// What they may be sent against: chunks of `held_in`. A source that makes no deltas ignores it.
     pub bases: Bases,
+    /// Whether they may also come against chunks that the source chooses, which may be here or not.
+    pub any_base: bool,
     /// Where the bases are read.
     pub held_in: Arc<dyn LocalChunks>,
 }
@@ -130,11 +132,11 @@ impl NodeSource {
 #[async_trait]
 impl ChunkSource for NodeSource {
     async fn fetch(&self, ask: Ask, consume: Box<dyn Consumer>) -> Result<(), SourceError> {
-        let Ask { realm, volume, cause, ids, lens, bases, held_in } = ask;
+        let Ask { realm, volume, cause, ids, lens, bases, any_base, held_in } = ask;
         let mut reader = BaseReader::new(held_in, realm.clone());
         let read: ReadBase = Box::new(move |chunks| reader.join(chunks));
         let name = realm.name.clone();
-        let request = ChunkRequest { realm: name, volume, cause, origin: None, form: self.form, ids, bases };
+        let request = ChunkRequest { realm: name, volume, cause, origin: None, form: self.form, ids, bases, any_base };
         let fetched = self.client.fetch(&self.to, realm, request, &lens, Some(read), consume).await;
         fetched.map(|_| ()).map_err(|source| SourceError::Node { address: self.to.addr.clone(), source })
     }

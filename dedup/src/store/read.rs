@@ -40,6 +40,24 @@ impl ChunkStore {
         Ok(self.get_many(std::slice::from_ref(id))?.pop().flatten())
     }
 
+    /// The chunk as it rests, with what it stands on named, if it rests as a delta; `None` if it does not, or is not here. What it
+    /// stands on may not be. Cheaper than [`ChunkStore::get`], which reads that too.
+    ///
+    /// # Errors
+    /// As [`ChunkStore::get`].
+    pub fn get_delta(&self, id: &ChunkId) -> Result<Option<EncodedChunk>, StoreError> {
+        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let place = match self.place(id) {
+            Ok(place) => place.filter(|location| location.depth > 0),
+            Err(Trouble::IndexWrong) => None, // whoever reads it whole has the index built anew
+            Err(Trouble::Error(error)) => return Err(error),
+        };
+        match place {
+            Some(location) => Ok(self.stored_at(id, location)?.filter(|chunk| chunk.codec.is_delta())),
+            None => Ok(None),
+        }
+    }
+
     /// Many chunks, in the order asked; read in the order in which they lie, neighbours at once, each block decoded once. The caller bounds the
     /// memory by the number of ids.
     ///

@@ -79,12 +79,14 @@ impl ChunkClient {
         let tally = self.tally(to, &about);
         if read_base.is_none() {
             request.bases = Bases::default();
+            request.any_base = false;
         }
+        let any_base = request.any_base;
         let (send, recv) = self.call(to, service::FETCH, request.encode()?, &tally).await?;
         send.finish()?;
         let mut receiver = Receiver::new(realm, wanted);
         if let Some(read) = read_base {
-            receiver = receiver.with_bases(request.bases, read);
+            receiver = receiver.with_bases(request.bases, any_base, read);
         }
         answer::run(recv, receiver, tally, consume).await
     }
@@ -121,5 +123,6 @@ fn request(about: &About, ids: &[ChunkId]) -> ChunkRequest {
         form: crate::wire::Form::Stored,
         ids: ids.to_vec(),
         bases: Bases::default(),
+        any_base: false,
     }
 }

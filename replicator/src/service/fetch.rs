@@ -1,12 +1,14 @@
 //! FETCH: these chunks, as far as the node has them.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use causeway_base::RetryClass;
+use causeway_base::{ChunkId, RetryClass};
 use causeway_dedup::chunk::LEVEL_DEFAULT;
+use causeway_dedup::delta::DeltaRecord;
 use causeway_dedup::{EncodedChunk, Realm};
 use tokio::sync::mpsc;
 
@@ -14,10 +16,12 @@ use super::delta::{Deltas, LinkMeter};
 use super::{Call, ChunkService, Cut, refuse};
 use crate::exchange;
 use crate::local::{LocalChunks, blocking};
-use crate::wire::{ChunkRequest, EndCounts, Form, Frame, Refusal, StreamEncoder, is_incompressible};
+use crate::wire::{BASE_NAMED, ChunkRequest, EndCounts, Form, Frame, Refusal, StreamEncoder, is_incompressible};
 
 /// Frames between the thread that makes them and the task that sends them: at most as many chunks of 1 MiB.
 const FRAMES_AHEAD: usize = 4;
+/// A delta at rest that is so many times smaller than the chunk goes without a look at what else there is.
+const SURELY: usize = 16;
 /// Missing chunks are told in lists of at most this length.
 const MISSING_AT_ONCE: usize = 1024;
 
@@ -79,9 +83,18 @@ impl From<io::Error> for Stop {
 impl Answer {
     /// Makes the answer; blocks.
     fn chunks(&mut self, request: &ChunkRequest) -> Result<(), Stop> {
-        let ChunkRequest { ids, form, bases, .. } = request;
+        let ChunkRequest { ids, form, bases, any_base, .. } = request;
         let mut encoder = None;
+        // Who asks for a chunk does not have it yet.
+        let lacks: HashSet<&ChunkId> = if *any_base { ids.iter().collect() } else { HashSet::new() };
         for (index, id) in (0_u32..).zip(ids) {
+            let at_rest = if *any_base { self.at_rest(id, &lacks) } else { None };
+            if let Some(delta) = at_rest.as_ref().filter(|delta| delta.payload.len() <= delta.raw_len as usize / SURELY)
+            {
+                self.send(named(index, delta))?;
+                self.count(delta.raw_len as usize);
+                continue;
+            }
             let stored = self.local.get(id).map_err(|error| {
                 Stop::Refused(Refusal { class: error.class, message: format!("chunk {id}: {error}") })
             })?;
@@ -90,9 +103,12 @@ impl Answer {
                 continue;
             };
             let streamed = matches!(form, Form::Stream { .. }) && !is_incompressible(&chunk);
-            let rival =
-                if streamed && bases.of(index).next().is_some() { in_stream(&chunk) } else { chunk.payload.len() };
-            if let Some(delta) = self.deltas.of(index, &chunk, &self.realm, bases, rival) {
+            let has_rival = at_rest.is_some() || bases.of(index).next().is_some();
+            let whole = if streamed && has_rival { in_stream(&chunk) } else { chunk.payload.len() };
+            let at_rest = at_rest.filter(|delta| delta.payload.len() < whole);
+            let rival = at_rest.as_ref().map_or(whole, |delta| delta.payload.len());
+            let delta = self.deltas.of(index, &chunk, &self.realm, bases, rival);
+            if let Some(delta) = delta.or_else(|| at_rest.map(|delta| named(index, &delta))) {
                 self.send(delta)?;
                 self.count(chunk.raw_len as usize);
                 continue;
@@ -129,6 +145,14 @@ impl Answer {
         self.send(Frame::End(self.counts))
     }
 
+    /// The chunk as it rests, if that is as a delta from what the asker may have. A store that fails is noticed when it is
+    /// asked for the whole chunk.
+    fn at_rest(&self, id: &ChunkId, lacks: &HashSet<&ChunkId>) -> Option<EncodedChunk> {
+        let chunk = self.local.get_delta(id).ok()??;
+        let delta = DeltaRecord::from_payload(&chunk.payload).ok()?;
+        (!delta.base.chunks.iter().any(|base| lacks.contains(base))).then_some(chunk)
+    }
+
     fn count(&mut self, plain_len: usize) {
         self.counts.chunks += 1;
         self.counts.plain_bytes += plain_len as u64;
@@ -148,6 +172,12 @@ impl Answer {
     fn send(&self, frame: Frame) -> Result<(), Stop> {
         self.frames.blocking_send(frame).map_err(|_| Stop::Gone)
     }
+}
+
+/// A delta that rests, as a frame.
+fn named(index: u32, delta: &EncodedChunk) -> Frame {
+    let EncodedChunk { codec, raw_len, ref payload, .. } = *delta;
+    Frame::Chunk { index, codec, base: BASE_NAMED, raw_len, payload: payload.clone() }
 }
 
 /// About what a chunk takes in the stream, and a delta must save on: from half of what it takes by itself if it compresses

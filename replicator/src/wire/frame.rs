@@ -8,6 +8,8 @@ use super::request::IDS_MAX;
 
 /// Largest frame: a chunk and its fields.
 pub const FRAME_BYTES_MAX: u32 = CHUNK_BYTES_MAX + 64;
+/// The number of the base of a delta that names its base in its payload; no request names so many for a chunk.
+pub const BASE_NAMED: u8 = u8::MAX;
 /// Bytes of the compressed stream that go into one frame, about.
 pub const PIECE_BYTES: usize = 128 << 10;
 /// Longest message of a refusal in bytes.
@@ -68,7 +70,7 @@ pub enum Frame {
         index: u32,
         /// How its payload was made.
         codec: Codec,
-        /// Of a delta: which of the bases that the request names for it. 0 otherwise.
+        /// Of a delta: which of the bases that the request names for it, or [`BASE_NAMED`]. 0 otherwise.
         base: u8,
         /// Its plain length.
         raw_len: u32,

@@ -8,7 +8,7 @@ mod request;
 mod stream;
 
 pub use bases::{BaseHint, Bases, HELD_MAX, HINTS_MAX};
-pub use frame::{EndCounts, FRAME_BYTES_MAX, Frame, FrameError, PIECE_BYTES, Refusal, UploadAck};
+pub use frame::{BASE_NAMED, EndCounts, FRAME_BYTES_MAX, Frame, FrameError, PIECE_BYTES, Refusal, UploadAck};
 pub(crate) use receiver::is_incompressible;
 pub use receiver::{CORRUPT_MAX, ReadBase, Received, Receiver, ReceiverError};
 pub use request::{Cause, ChunkRequest, Form, IDS_MAX, REALM_BYTES_MAX, RequestError};

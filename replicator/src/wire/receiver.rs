@@ -4,10 +4,11 @@ use std::io;
 
 use bytes::Bytes;
 use causeway_base::ChunkId;
+use causeway_dedup::delta::DeltaRecord;
 use causeway_dedup::{Codec, EncodedChunk, Realm, delta};
 
 use super::bases::Bases;
-use super::frame::{EndCounts, Frame, Refusal};
+use super::frame::{BASE_NAMED, EndCounts, Frame, Refusal};
 use super::stream::StreamDecoder;
 
 /// A source that sent so many wrong chunks in one answer is not listened to any more.
@@ -35,7 +36,8 @@ pub enum Received {
         /// Its place in the request.
         index: usize,
     },
-    /// The source sent a delta, and the base that the request offered is not to be had here any more. Ask for it whole.
+    /// The source sent a delta, and its base is not to be had here: that the request offered it was a while ago, or the source
+    /// chose it. Ask for it whole.
     Baseless {
         /// Its place in the request.
         index: usize,
@@ -48,6 +50,8 @@ pub type ReadBase = Box<dyn FnMut(&[ChunkId]) -> Option<Vec<u8>> + Send>;
 /// What deltas are decoded against.
 struct Offered {
     bases: Bases,
+    /// Whether others are taken too, by name.
+    any_base: bool,
     read: ReadBase,
 }
 
@@ -117,10 +121,11 @@ impl Receiver {
         Self { realm, wanted, offered: None, decoder: None, corrupt: 0, counts: EndCounts::default() }
     }
 
-    /// Accepts deltas against the bases that the request offers. Without this, a delta ends the answer.
+    /// Accepts deltas against the bases that the request offers, and if `any_base` such as name theirs. Without this, a delta
+    /// ends the answer.
     #[must_use]
-    pub fn with_bases(self, bases: Bases, read: ReadBase) -> Self {
-        Self { offered: Some(Offered { bases, read }), ..self }
+    pub fn with_bases(self, bases: Bases, any_base: bool, read: ReadBase) -> Self {
+        Self { offered: Some(Offered { bases, any_base, read }), ..self }
     }
 
     /// Takes a frame; gives what it settles to `out`. `Some` when the answer is complete.
@@ -132,7 +137,10 @@ impl Receiver {
             Frame::Stream(piece) => self.stream(&piece, &mut out)?,
             Frame::Chunk { index, codec, base, raw_len, payload } if codec.is_delta() => {
                 let index = self.wanted.check(index, raw_len as usize)?;
-                self.delta(index, (codec, base), raw_len, &payload, &mut out)?;
+                match base {
+                    BASE_NAMED => self.named(index, codec, raw_len, &payload, &mut out)?,
+                    base => self.delta(index, (codec, base), raw_len, &payload, &mut out)?,
+                }
             }
             Frame::Chunk { index, codec, raw_len, payload, .. } => {
                 let index = self.wanted.check(index, raw_len as usize)?;
@@ -212,8 +220,43 @@ impl Receiver {
             out(Received::Baseless { index });
             return Ok(());
         };
+        self.decode(index, (codec, &base), raw_len, body, out)
+    }
+
+    /// A delta as the source has it at rest.
+    fn named(
+        &mut self,
+        index: usize,
+        codec: Codec,
+        raw_len: u32,
+        payload: &Bytes,
+        out: &mut impl FnMut(Received),
+    ) -> Result<(), ReceiverError> {
+        let offered = self.offered.as_mut().filter(|offered| offered.any_base).ok_or_else(|| {
+            ReceiverError::Malformed(format!("chunk {index} comes against a base of the source's choice"))
+        })?;
+        self.wanted.answered[index] = true;
+        let Ok(delta) = DeltaRecord::from_payload(payload) else { return self.wrong(index, out) };
+        match (offered.read)(&delta.base.chunks) {
+            None => out(Received::Baseless { index }),
+            Some(base) if base.len() == delta.base.len as usize => {
+                return self.decode(index, (codec, &base), raw_len, &delta.body, out);
+            }
+            Some(_) => return self.wrong(index, out),
+        }
+        Ok(())
+    }
+
+    fn decode(
+        &mut self,
+        index: usize,
+        (codec, base): (Codec, &[u8]),
+        raw_len: u32,
+        body: &[u8],
+        out: &mut impl FnMut(Received),
+    ) -> Result<(), ReceiverError> {
         // The base was verified here, so what comes out wrong is the source's doing.
-        match delta::decode(codec, body, &base, raw_len) {
+        match delta::decode(codec, body, base, raw_len) {
             Ok(plain) if self.realm.chunk_id(&plain) == self.wanted.chunks[index].0 => {
                 count(&mut self.counts, plain.len());
                 out(Received::Chunk { index, plain, encoded: None });
@@ -338,7 +381,55 @@ mod tests {
             assert_eq!(chunks, [ChunkId([1; 32]), ChunkId([2; 32])]);
             base.clone()
         });
-        Receiver::new(realm(), vec![(realm().chunk_id(plain), None)]).with_bases(bases, read)
+        Receiver::new(realm(), vec![(realm().chunk_id(plain), None)]).with_bases(bases, false, read)
+    }
+
+    #[test]
+    fn a_delta_that_names_its_base_is_taken_by_who_asked_for_such() {
+        let base = plain(3, 40_000);
+        let mut new = base.to_vec();
+        new[20_000] ^= 1;
+        let new = Bytes::from(new);
+        let id = ChunkId([9; 32]);
+        let made = delta::encode(&new, &[delta::Base::like(&base)], new.len(), 3).unwrap();
+        let record = |len: usize| {
+            let named = delta::BaseRef { chunks: vec![id], len: len as u32 };
+            DeltaRecord::chunk(realm().chunk_id(&new), new.len() as u32, named, made.clone())
+        };
+        let frame = |payload: Bytes| Frame::Chunk {
+            index: 0,
+            codec: made.codec,
+            base: BASE_NAMED,
+            raw_len: new.len() as u32,
+            payload,
+        };
+        let take = |any_base: bool, held: Option<Vec<u8>>, frame: Frame| {
+            let read = Box::new(move |chunks: &[ChunkId]| {
+                assert_eq!(chunks, [ChunkId([9; 32])]);
+                held.clone()
+            });
+            let wanted = vec![(realm().chunk_id(&new), None)];
+            let mut receiver = Receiver::new(realm(), wanted).with_bases(Bases::default(), any_base, read);
+            let mut got = Vec::new();
+            let ended = receiver.frame(frame, |received| got.push(received));
+            (got, ended.map(|_| ()))
+        };
+        let good = frame(record(base.len()).payload);
+        let (got, ended) = take(true, Some(base.to_vec()), good.clone());
+        assert!(ended.is_ok());
+        assert_eq!(got, [Received::Chunk { index: 0, plain: new.clone(), encoded: None }]);
+        assert_eq!(take(true, None, good.clone()).0, [Received::Baseless { index: 0 }]);
+        let (got, ended) = take(false, Some(base.to_vec()), good);
+        assert!(got.is_empty() && ended.unwrap_err().to_string().contains("of the source's choice"));
+        // Another length of the base than it has, a payload that is none, another's body.
+        let mut cut = record(base.len()).payload.to_vec();
+        cut.truncate(20);
+        let other = delta::encode(&base, &[delta::Base::like(&new)], new.len(), 3).unwrap();
+        let named = delta::BaseRef { chunks: vec![id], len: base.len() as u32 };
+        let swapped = DeltaRecord::chunk(realm().chunk_id(&new), new.len() as u32, named, other).payload;
+        for payload in [record(base.len() - 1).payload, cut.into(), swapped] {
+            assert_eq!(take(true, Some(base.to_vec()), frame(payload)).0, [Received::Corrupt { index: 0 }]);
+        }
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub const IDS_MAX: usize = 64 << 10;
 pub const REALM_BYTES_MAX: usize = 63;
 /// Version of the requests written and read.
 const VERSION: u8 = 1;
+/// The same, by one who takes deltas against chunks that the request does not name.
+const VERSION_ANY_BASE: u8 = 2;
 /// Longest encoded head: a realm, a site and a few numbers.
 const HEAD_BYTES_MAX: usize = 512;
 
@@ -84,6 +86,8 @@ pub struct ChunkRequest {
     pub ids: Vec<ChunkId>,
     /// What the asker holds that they may be sent against; only FETCH looks at it.
     pub bases: Bases,
+    /// Whether the asker also takes deltas that name what they are against, which it may hold or not; only FETCH looks at it.
+    pub any_base: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -102,7 +106,7 @@ struct Head {
 #[non_exhaustive]
 pub enum RequestError {
     /// A version that this program does not know.
-    #[error("version {0}, this program knows {VERSION}")]
+    #[error("version {0}, this program knows {VERSION} and {VERSION_ANY_BASE}")]
     Version(u8),
     /// More ids than [`IDS_MAX`].
     #[error("{0} chunk ids, at most {IDS_MAX} are allowed")]
@@ -134,7 +138,7 @@ impl ChunkRequest {
         let head = postcard::to_stdvec(&head).map_err(|error| RequestError::Malformed(error.to_string()))?;
         let ids_len = self.ids.len() * ChunkId::LEN;
         let mut out = BytesMut::with_capacity(3 + head.len() + ids_len + self.bases.encoded_len());
-        out.put_u8(VERSION);
+        out.put_u8(if self.any_base { VERSION_ANY_BASE } else { VERSION });
         out.put_u16_le(u16::try_from(head.len()).map_err(|_| RequestError::Field("the head is too long"))?);
         out.put_slice(&head);
         for id in &self.ids {
@@ -151,9 +155,11 @@ impl ChunkRequest {
     pub fn decode(bytes: &[u8]) -> Result<Self, RequestError> {
         let malformed = |what: &str| RequestError::Malformed(what.to_owned());
         let (version, rest) = bytes.split_first().ok_or_else(|| malformed("no bytes"))?;
-        if *version != VERSION {
-            return Err(RequestError::Version(*version));
-        }
+        let any_base = match *version {
+            VERSION => false,
+            VERSION_ANY_BASE => true,
+            other => return Err(RequestError::Version(other)),
+        };
         let (len, rest) = rest.split_first_chunk::<2>().ok_or_else(|| malformed("no head"))?;
         let len = usize::from(u16::from_le_bytes(*len));
         if len > HEAD_BYTES_MAX || len > rest.len() {
@@ -173,7 +179,7 @@ impl ChunkRequest {
         let (ids, bases) = rest.split_at_checked(ids * ChunkId::LEN).ok_or_else(|| malformed("the ids are cut off"))?;
         let ids: Vec<ChunkId> = ids.chunks_exact(ChunkId::LEN).filter_map(ChunkId::from_slice).collect();
         let bases = Bases::read(bases, held, ids.len())?;
-        let request = Self { realm, volume, cause, origin, form, ids, bases };
+        let request = Self { realm, volume, cause, origin, form, ids, bases, any_base };
         request.check()?;
         Ok(request)
     }
@@ -213,6 +219,7 @@ mod tests {
             form: Form::WAN,
             ids: (0..ids).map(|at| ChunkId([at as u8; 32])).collect(),
             bases: Bases::default(),
+            any_base: ids % 2 == 1,
         }
     }
 
@@ -249,7 +256,7 @@ mod tests {
         fn noise_is_an_error_and_no_panic(mut noise in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = ChunkRequest::decode(&noise);
             if let Some(first) = noise.first_mut() {
-                *first = VERSION;
+                *first = VERSION + *first % 2;
             }
             if let Ok(request) = ChunkRequest::decode(&noise) {
                 prop_assert_eq!(ChunkRequest::decode(&request.encode().unwrap()), Ok(request));

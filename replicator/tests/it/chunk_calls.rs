@@ -29,6 +29,7 @@ fn request(ids: Vec<ChunkId>, form: Form) -> ChunkRequest {
         form,
         ids,
         bases: Bases::default(),
+        any_base: false,
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use causeway_base::{
     ChunkId, ClientId, ClusterId, Epoch, Ino, NodeId, Seq, SiteName, SystemClock, Timestamp, VolumeId,
 };
-use causeway_dedup::store::INDEX_SPACES;
+use causeway_dedup::store::{INDEX_SPACES, PutHints};
 use causeway_dedup::{ChunkSizes, ChunkStore, Chunker, EncodedChunk, Extent, ManifestBuilder, StoreOptions};
 use causeway_namespace_core::command::{At, Command, Expect, Op, Outcome, Request, RequestBody, SessionId};
 use causeway_namespace_core::digest::Digest;
@@ -416,6 +416,15 @@ impl Node {
 
     /// Cuts a file, stores its chunks here durably, and gives what the namespace is told.
     pub(crate) fn write(&self, bytes: &[u8]) -> Content {
+        self.write_with(bytes, None)
+    }
+
+    /// The same, as uploads do: chunks that resemble others rest as deltas.
+    pub(crate) fn upload(&self, bytes: &[u8]) -> Content {
+        self.write_with(bytes, Some(&PutHints::of(&realm())))
+    }
+
+    fn write_with(&self, bytes: &[u8], hints: Option<&PutHints<'_>>) -> Content {
         let mut chunks = Vec::new();
         let mut builder = ManifestBuilder::new(realm());
         for plain in Chunker::new(bytes, ChunkSizes::from_avg(16 << 10).unwrap()) {
@@ -430,7 +439,7 @@ impl Node {
         let mut meta = Vec::new();
         let root = builder.finish(|id, plain| meta.push(EncodedChunk::encode(id, plain, 3))).unwrap();
         chunks.extend(meta);
-        self.store.put_many(&chunks).unwrap();
+        self.store.put_with(&chunks, hints).unwrap();
         self.store.sync().unwrap();
         let origin = self.site.clone();
         Content::Manifest(ManifestRef { size: bytes.len() as u64, root: root.as_bytes().clone(), origin })

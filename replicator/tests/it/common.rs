@@ -17,7 +17,7 @@ use causeway_replicator::{
 use causeway_transport::quic::{Endpoint, Handler, NoService, PeerAddr, QuicConfig};
 use causeway_transport::{CertificateAuthority, ExpectPeer, Identity, IdentityStore, PeerId};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) fn realm() -> Realm {
     Realm::new("default", [7; 32])

@@ -95,6 +95,59 @@ async fn a_drifted_tensor_comes_as_planes_and_a_grown_file_finds_its_old_part() 
     assert_eq!(westeurope.chunk_ids(), zurich.chunk_ids());
 }
 
+/// The same but for a byte in every 30,000.
+fn touched(bytes: &[u8]) -> Vec<u8> {
+    let mut touched = bytes.to_vec();
+    touched.iter_mut().step_by(30_000).for_each(|byte| *byte ^= 1);
+    touched
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_file_that_resembles_another_comes_as_it_rests_at_the_source() {
+    let Pair { volume, zurich, westeurope, homes: _homes, .. } = pair().await;
+    let first = noise(1, 6 << 20);
+    let seq = volume.mutate(vec![put("checkpoint-1", zurich.upload(&first))]);
+    westeurope.in_sync(seq).await;
+    let before = replicated(&westeurope);
+    assert_eq!(before.deltas_received, 0);
+
+    // No version of this one is anywhere: only the source knows what it resembles.
+    let second = touched(&first);
+    let seq = volume.mutate(vec![put("checkpoint-2", zurich.upload(&second))]);
+    let rests = zurich.store.stats();
+    assert!(rests.delta_chunks > 50, "{rests:?}");
+    westeurope.in_sync(seq).await;
+    let after = replicated(&westeurope);
+    let (wire, plain) = (after.wire() - before.wire(), after.plain_received - before.plain_received);
+    println!("{plain} plain bytes of a new file came as {wire}, in {} deltas", after.deltas_received);
+    assert!(plain > 3 << 20 && wire * 10 < plain, "{wire} of {plain} bytes");
+    assert_eq!(westeurope.chunk_ids(), zurich.chunk_ids());
+
+    // A first copy of both at once: nothing is sent against what the asker still lacks.
+    let (third, fourth) = (noise(2, 3 << 20), touched(&noise(2, 3 << 20)));
+    let seq = volume.mutate(vec![put("third", zurich.upload(&third)), put("fourth", zurich.upload(&fourth))]);
+    westeurope.in_sync(seq).await;
+    assert_eq!(westeurope.chunk_ids(), zurich.chunk_ids());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rests_on_chunks_that_only_the_source_has_comes_whole() {
+    let Pair { volume, zurich, westeurope, homes: _homes, .. } = pair().await;
+    let never_committed = noise(1, 6 << 20);
+    zurich.upload(&never_committed);
+    let only_there = zurich.chunk_ids();
+    let seq = volume.mutate(vec![put("file", zurich.upload(&touched(&never_committed)))]);
+    assert!(zurich.store.stats().delta_chunks > 50);
+    let status = westeurope.in_sync(seq).await;
+    assert_eq!((status.missing_count, status.error), (0, None));
+    let here = westeurope.chunk_ids();
+    assert!(zurich.chunk_ids().difference(&here).all(|id| only_there.contains(id)));
+    assert!(here.len() > 50);
+    let got = replicated(&westeurope);
+    println!("{} of {} bytes were deltas that came in vain", got.delta_received, got.wire());
+    assert!(got.delta_received * 20 < got.wire(), "{got:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_whose_members_moved_finds_them_all_over_the_old_one() {
     let Pair { volume, zurich, westeurope, homes: _homes, .. } = pair().await;
@@ -163,6 +216,7 @@ async fn a_source_without_the_base_sends_the_whole_and_a_fetch_without_a_reader_
             form: Form::WAN,
             ids: vec![new.id],
             bases,
+            any_base: false,
         };
         let held = held.clone();
         let read: causeway_replicator::wire::ReadBase = Box::new(move |ids| {
