@@ -12,6 +12,7 @@
 pub mod archive;
 mod backend;
 pub mod dr;
+mod drill;
 mod error;
 pub mod fault;
 mod head;
@@ -22,6 +23,7 @@ mod repository;
 pub mod run;
 mod store;
 
+pub use drill::{DrillRecord, DrilledVolume};
 pub use error::Error;
 pub use head::{Head, ImageTotals, Run};
 pub use options::{BYTES_PER_SECOND_MIN, RepositoryOptions};

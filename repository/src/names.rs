@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use causeway_base::{ClusterId, VolumeId};
+use causeway_base::{ClusterId, Timestamp, VolumeId};
 
 /// The marker of a repository.
 pub(crate) const MARKER: &str = "causeway-repository";
@@ -13,6 +13,8 @@ pub(crate) const MARKER: &str = "causeway-repository";
 pub(crate) const INDEX: &str = "index";
 /// Folder of the packs.
 pub(crate) const PACKS: &str = "packs";
+/// Folder of what drills found.
+pub(crate) const DRILLS: &str = "drills";
 /// Folder of the volumes' images.
 pub(crate) const VOLUMES: &str = "volumes";
 
@@ -41,6 +43,12 @@ pub(crate) fn volume_directory(cluster: ClusterId, volume: VolumeId) -> String {
     hasher.update(&cluster.0.to_be_bytes());
     hasher.update(&volume.0.to_be_bytes());
     hex::encode(&hasher.finalize().as_bytes()[..16])
+}
+
+/// What a drill found; the complement of its time in milliseconds comes first, so that the newest is listed first.
+pub(crate) fn drill(at: Timestamp, token: u128) -> String {
+    let millis = u64::try_from(at.0 / 1_000_000).unwrap_or(0);
+    format!("{DRILLS}/{:020}.{token:032x}", u64::MAX - millis)
 }
 
 pub(crate) fn heads(directory: &str) -> String {

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use causeway_base::ByteSize;
+use causeway_base::{ByteSize, Clock as _, SystemClock, Timestamp};
 use causeway_namespace::Place;
 use causeway_namespace_core::inode::FileKind;
 use causeway_repository::archive::IndexMode;
@@ -11,11 +11,13 @@ use causeway_repository::dr::ReadData;
 use serde::Serialize;
 
 use super::args::{DrCommand, Global, RepositoryArg};
+use super::dr_drill::{self, LastDrill};
+use super::dr_find::{Wanted, find};
 use super::exit::{Exit, Failure};
 use super::session::remote_path;
 use super::show::{ListRow, listing};
 use crate::config::Config;
-use crate::dr::{Image, VolumeImage, restore};
+use crate::dr::{Drill, Image, VolumeImage, restore};
 use crate::output::{self, show_name, table};
 
 /// Bytes of a file that `cat` holds at once.
@@ -37,7 +39,24 @@ pub(super) async fn run(global: &Global, command: DrCommand) -> anyhow::Result<E
         DrCommand::Status { at } => status(global, &url(global, &at)?).await,
         DrCommand::Ls { at, path, long, recursive } => ls(global, &url(global, &at)?, &path, long, recursive).await,
         DrCommand::Cat { at, path, offset, length } => cat(&url(global, &at)?, &path, offset, length).await,
-        DrCommand::Verify { at, read_data } => verify(global, &url(global, &at)?, read_data).await,
+        DrCommand::Verify { at, read_data, read_data_subset } => {
+            let read = match read_data_subset {
+                _ if read_data => ReadData::All,
+                Some(share) => ReadData::Share { share, salt: today() },
+                None => ReadData::No,
+            };
+            verify(global, &url(global, &at)?, read).await
+        }
+        DrCommand::Find { at, path, name, kind, at_least, newer, long } => {
+            let ago = |age: std::time::Duration| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+            let since = newer.map(|age| Timestamp(SystemClock.now().0.saturating_sub(ago(age))));
+            let wanted = Wanted { name, kind, at_least: at_least.map(ByteSize::bytes), since };
+            find(global, &url(global, &at)?, &path, wanted, long).await
+        }
+        DrCommand::Drill { at, scratch, sample, max_age, no_record } => {
+            let options = Drill { scratch, sample, max_age };
+            dr_drill::run(global, &url(global, &at)?, options, !no_record).await
+        }
         DrCommand::Export { at, path, local } => export(global, &url(global, &at)?, &path, local).await,
         DrCommand::Restore { at, init } => {
             let restored = restore(&url(global, &at)?, init).await?;
@@ -63,6 +82,10 @@ struct Status {
     cluster: String,
     epoch: u64,
     volumes: Vec<VolumeImage>,
+    /// The last rehearsed restore, if there was one.
+    last_drill: Option<LastDrill>,
+    /// Why a restore may not bring everything back; nothing if it would.
+    not_ready: Vec<String>,
 }
 
 async fn status(global: &Global, url: &str) -> anyhow::Result<Exit> {
@@ -72,8 +95,13 @@ async fn status(global: &Global, url: &str) -> anyhow::Result<Exit> {
         cluster: image.root.cluster.to_string(),
         epoch: image.root.epoch.get(),
         volumes: image.volumes().await?,
+        last_drill: None,
+        not_ready: Vec::new(),
     };
     let whole = status.volumes.iter().all(|volume| volume.damaged.is_none());
+    let last_drill = dr_drill::last(&image).await?;
+    let not_ready = dr_drill::not_ready(&status.volumes, last_drill.as_ref());
+    let status = Status { last_drill, not_ready, ..status };
     output::print(global.output, &status, |status| {
         let rows = status.volumes.iter().map(|volume| {
             vec![
@@ -102,7 +130,15 @@ async fn status(global: &Global, url: &str) -> anyhow::Result<Exit> {
             "state",
         ];
         let table = table(&header, &[2, 4, 5, 6, 7], rows);
-        format!("cluster {} epoch {} in {}\n{table}", status.cluster, status.epoch, status.repository)
+        let drill = status.last_drill.as_ref().map_or_else(|| "never".to_owned(), LastDrill::line);
+        let ready = match status.not_ready.as_slice() {
+            [] => "ready to be restored\n".to_owned(),
+            reasons => reasons.iter().map(|reason| format!("not ready: {reason}\n")).collect(),
+        };
+        format!(
+            "cluster {} epoch {} in {}\n{table}\nlast drill: {drill}\n{ready}",
+            status.cluster, status.epoch, status.repository
+        )
     })?;
     Ok(if whole { Exit::Done } else { Exit::Partial })
 }
@@ -155,14 +191,18 @@ struct Verified {
     problems: Vec<String>,
 }
 
-async fn verify(global: &Global, url: &str, read_data: bool) -> anyhow::Result<Exit> {
+/// The day, so that shares of the chunks differ from day to day.
+fn today() -> u64 {
+    u64::try_from(SystemClock.now().0 / (86_400 * 1_000_000_000)).unwrap_or(0)
+}
+
+async fn verify(global: &Global, url: &str, read: ReadData) -> anyhow::Result<Exit> {
     let image = Image::open(url).await?;
     let mut all = Vec::new();
     for record in image.catalog.volumes.values().filter(|record| record.spec.archive) {
         let volume = image.reader.volume_of(image.root.cluster, record.id).await?;
         let contents = image.contents(&volume, IndexMode::Loaded).await?;
         let seq = volume.head().seq.get();
-        let read = if read_data { ReadData::All } else { ReadData::No };
         let report = crate::dr::blocking(move || Ok(volume.verify(&contents, read)?)).await?;
         all.push(Verified {
             volume: record.spec.name.clone(),

@@ -10,6 +10,8 @@ pub(crate) mod copy;
 mod dev;
 mod divergence;
 mod dr;
+mod dr_drill;
+mod dr_find;
 mod edit;
 pub mod exit;
 mod feed;

@@ -160,15 +160,17 @@ struct Waited {
 }
 
 pub(super) async fn sync(global: &Global, command: SyncCommand) -> anyhow::Result<Exit> {
-    let SyncCommand::Wait { volume, at, seq, deadline } = command;
+    let SyncCommand::Wait { volume, at, archive: _, seq, deadline } = command;
     let session = Session::connect(global).await?;
     let names = session.vfs.names();
     let id = names.volume(&volume, Consistency::Linearizable).await?.volume.id;
     let started = std::time::Instant::now();
-    let waited = names.sync_wait(id, SyncTarget::Site(at.clone()), seq.map(Seq), deadline).await?;
+    let site = at.as_ref().map_or_else(|| "the repository".to_owned(), ToString::to_string);
+    let target = at.map_or(SyncTarget::Archive, SyncTarget::Site);
+    let waited = names.sync_wait(id, target, seq.map(Seq), deadline).await?;
     let waited = Waited {
         volume,
-        site: at.to_string(),
+        site,
         reached: waited.reached,
         watermark: waited.watermark.get(),
         seq: waited.seq.get(),

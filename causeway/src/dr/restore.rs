@@ -19,11 +19,13 @@ use causeway_namespace::Incarnation;
 use causeway_namespace_core::apply::apply;
 use causeway_namespace_core::audit::By;
 use causeway_namespace_core::command::{Command, Outcome, Request, RequestBody};
+use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::memory::MemoryRecords;
 use causeway_namespace_core::query;
 use causeway_namespace_core::records::{ReadError, Record};
 use causeway_namespace_core::root::{ClusterRecord, NodeRecord, NodeState, RootOp, RootOutcome, VolumeSpec};
 use causeway_namespace_raft::link::{Incoming, Outgoing};
+use causeway_namespace_raft::store::StateView;
 use causeway_namespace_raft::{Groups, GroupsConfig, LinkError, PeerLink, PeerRequest, STATE_SPACES, Seed};
 use causeway_repository::dr::DrVolume;
 use causeway_storage::disk::{Disk, RealDisk};
@@ -69,8 +71,12 @@ impl Restored {
 /// # Errors
 /// The image is damaged or the folder is in use; nothing is left behind then.
 pub(crate) async fn restore(url: &str, args: RestoreArgs) -> anyhow::Result<Restored> {
+    restore_image(&Image::open(url).await?, url, args).await
+}
+
+/// The same, of an image that is open.
+pub(super) async fn restore_image(image: &Image, url: &str, args: RestoreArgs) -> anyhow::Result<Restored> {
     let started = Instant::now();
-    let image = Image::open(url).await?;
     let archived: Vec<_> =
         image.catalog.volumes.values().filter(|volume| volume.spec.archive).map(|volume| volume.id).collect();
     if archived.len() < image.catalog.volumes.len() {
@@ -83,7 +89,7 @@ pub(crate) async fn restore(url: &str, args: RestoreArgs) -> anyhow::Result<Rest
             .collect();
         tracing::warn!(volumes = ?lost, "these volumes were kept out of the repository by their policy; they come back empty");
     }
-    let sites = if args.sites.is_empty() { sites_of(&image) } else { args.sites };
+    let sites = if args.sites.is_empty() { sites_of(image) } else { args.sites };
     let root = image.reader.volume_of(image.root.cluster, VolumeId::ROOT).await?;
     let (realm_key, records) = {
         let root = root.clone();
@@ -105,7 +111,7 @@ pub(crate) async fn restore(url: &str, args: RestoreArgs) -> anyhow::Result<Rest
         repository: absolute(url)?,
         certificate_life: args.certificate_life,
     })?;
-    match seed_all(&image, &root, records, &archived, &config).await {
+    match seed_all(image, &root, records, &archived, &config).await {
         Ok((epoch, volumes)) => Ok(Restored {
             dir: config.base.display().to_string(),
             config: config.path.display().to_string(),
@@ -132,7 +138,7 @@ fn absolute(url: &str) -> anyhow::Result<String> {
     Ok(path.to_string_lossy().into_owned())
 }
 
-fn sites_of(image: &Image) -> Vec<SiteName> {
+pub(super) fn sites_of(image: &Image) -> Vec<SiteName> {
     let mut sites: Vec<SiteName> = Vec::new();
     for node in image.catalog.nodes.values() {
         if !sites.contains(&node.site) {
@@ -200,7 +206,7 @@ async fn seed_all(
     Ok((epoch, restored))
 }
 
-fn new_record(section: &NodeSection) -> NodeRecord {
+pub(super) fn new_record(section: &NodeSection) -> NodeRecord {
     NodeRecord {
         id: section.node_id(),
         site: section.site.clone(),
@@ -263,14 +269,14 @@ fn local_user() -> By {
 }
 
 /// The stores of a node that is not running.
-struct SeedTarget {
+pub(super) struct SeedTarget {
     groups: Arc<Groups>,
     state: Arc<dyn Kv>,
     folder: DataFolder,
 }
 
 impl SeedTarget {
-    async fn open(node: &NodeRecord, folder: DataFolder, config: &Config) -> anyhow::Result<Self> {
+    pub(super) async fn open(node: &NodeRecord, folder: DataFolder, config: &Config) -> anyhow::Result<Self> {
         let path = folder.state();
         let options = kv_options(&config.limits, config.limits.metadata_cache);
         let state = blocking(move || {
@@ -289,6 +295,17 @@ impl SeedTarget {
         ))
         .await?;
         Ok(Self { groups, state, folder })
+    }
+
+    /// A volume's state as the node has it.
+    pub(super) async fn view(&self, group: VolumeId) -> anyhow::Result<StateView> {
+        let view = self.groups.line_view(group, Lineage::default()).await;
+        view.with_context(|| format!("read {group} out of the restored store"))
+    }
+
+    /// Lets go of the stores; nothing is marked.
+    pub(super) async fn abandon(self) {
+        self.groups.shutdown().await;
     }
 
     async fn seed(

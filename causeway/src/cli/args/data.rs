@@ -1,20 +1,24 @@
 //! The command line of stored bytes: replicas, chunk stores, repositories.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use causeway_base::SiteName;
-use clap::{Args, Subcommand};
+use causeway_base::{ByteSize, SiteName};
+use clap::{Args, Subcommand, ValueEnum};
 
 /// `sync …`
 #[derive(Debug, Subcommand)]
 pub enum SyncCommand {
-    /// Waits until a site holds every byte of a volume, verified, up to a seq.
+    /// Waits until a site, or the repository, holds every byte of a volume, verified, up to a seq.
     Wait {
         /// The volume.
         volume: String,
         /// The site.
-        #[arg(long = "at")]
-        at: SiteName,
+        #[arg(long = "at", required_unless_present = "archive")]
+        at: Option<SiteName>,
+        /// The repository instead of a site.
+        #[arg(long, conflicts_with = "at")]
+        archive: bool,
         /// The seq (default: the newest one when the command starts).
         #[arg(long)]
         seq: Option<u64>,
@@ -129,6 +133,56 @@ pub enum DrCommand {
         /// Also read every chunk and check its bytes.
         #[arg(long)]
         read_data: bool,
+        /// Read this share of the chunks, as `5%`: another one each day.
+        #[arg(long, value_name = "PERCENT", value_parser = percent, conflicts_with = "read_data")]
+        read_data_subset: Option<f64>,
+    },
+    /// Finds files and folders of the image by name, kind and size; mounted volumes are searched too.
+    Find {
+        /// The repository.
+        #[command(flatten)]
+        at: RepositoryArg,
+        /// Where to begin.
+        #[arg(default_value = "/")]
+        path: String,
+        /// Only names like this; `*` is any text, `?` any character.
+        #[arg(long, value_name = "PATTERN")]
+        name: Option<String>,
+        /// Only these.
+        #[arg(long, value_enum)]
+        kind: Option<FoundKind>,
+        /// Only files of at least so many bytes, as `10MiB`.
+        #[arg(long, value_name = "SIZE")]
+        at_least: Option<ByteSize>,
+        /// Only what was changed at most so long ago, as `2h`.
+        #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+        newer: Option<Duration>,
+        /// Show mode, size and time.
+        #[arg(long, short)]
+        long: bool,
+    },
+    /// Rehearses a restore: brings all metadata back into a scratch folder, compares it, reads some bytes, and says how long that
+    /// took, what would be missing, and whether it went well. Nothing of the cluster or its images is touched; the result is kept
+    /// in the repository and shown by `dr status`.
+    #[command(after_help = "\
+Example (each night, from cron or a timer):
+  causeway dr drill --repository azure://backup/causeway --sample 2% --max-age 1h")]
+    Drill {
+        /// The repository.
+        #[command(flatten)]
+        at: RepositoryArg,
+        /// Where the scratch folder is made (default: the system's for temporary files).
+        #[arg(long, value_name = "DIR")]
+        scratch: Option<PathBuf>,
+        /// The share of the chunks that is read and checked, another one each day.
+        #[arg(long, default_value = "1%", value_name = "PERCENT", value_parser = percent)]
+        sample: f64,
+        /// An image that is older than this is a gap, as `15m`.
+        #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+        max_age: Option<Duration>,
+        /// Do not keep the result in the repository.
+        #[arg(long)]
+        no_record: bool,
     },
     /// Copies a folder of the image to a local one.
     Export {
@@ -153,6 +207,26 @@ Example:
         #[command(flatten)]
         init: RestoreArgs,
     },
+}
+
+/// What `dr find` looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FoundKind {
+    /// Regular files.
+    File,
+    /// Folders.
+    Folder,
+    /// Symbolic links.
+    Symlink,
+}
+
+/// A share from 0 to 1, written as `5%`, `0.5 %` or `100%`.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim().trim_end_matches('%').trim_end();
+    match number.parse::<f64>() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
+        _ => Err("a percentage from 0% to 100% is expected, as 5%".to_owned()),
+    }
 }
 
 /// `dr restore`
