@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use causeway_base::{NodeId, Seq};
 use causeway_namespace::client::NamespaceClient;
@@ -12,10 +13,14 @@ use causeway_vfs::{Located, Progress};
 use serde::Serialize;
 
 use super::args::Global;
+use super::confirm::confirmed;
 use super::exit::{Exit, Failure};
 use super::session::Session;
 use super::show::when;
 use crate::output;
+
+/// Giving up a state costs its size.
+const FORGET_MIN: Duration = Duration::from_secs(120);
 
 /// What one node keeps of one line.
 #[derive(Serialize)]
@@ -137,6 +142,29 @@ pub(super) async fn run(
     let partial = !shown.unasked.is_empty();
     output::print(global.output, &shown, told)?;
     Ok(if partial { Exit::Partial } else { Exit::Done })
+}
+
+/// Gives up what a node has of a line.
+pub(super) async fn forget(
+    global: &Global,
+    name: &str,
+    node: u64,
+    line: &str,
+    confirm: Option<&str>,
+    reason: &str,
+) -> anyhow::Result<Exit> {
+    let lineage: Lineage = line.parse().map_err(|error| Failure::error(Exit::Usage, format!("--forget: {error}")))?;
+    confirmed(name, confirm, || {
+        format!(
+            "What node {node} acknowledged alone of volume {name}, line {line}, will be gone for good, and bytes that nothing \
+             else names with it.\n`causeway volume aside {name} --node {node} --export DIR` copies it out first."
+        )
+    })?;
+    let session = Session::connect(global).await?;
+    let names = session.vfs.names().with_deadline(global.timeout.max(FORGET_MIN));
+    names.forget_aside(name, NodeId(node), lineage, reason).await?;
+    output::print(global.output, &line, |line| format!("node {node} has given up line {line} of volume {name}"))?;
+    Ok(Exit::Done)
 }
 
 fn told(shown: &Shown) -> String {

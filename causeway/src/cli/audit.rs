@@ -58,6 +58,10 @@ fn told(action: &AuditAction) -> String {
             format!("volume promote {name}: {}", promoted(promotion))
         }
         AuditAction::RootPromoted { promotion } => format!("promotion of the root group: {}", promoted(promotion)),
+        AuditAction::AsideForgotten { name, node, line, .. } => {
+            format!("volume aside {name} --node {} --forget {line}", node.get())
+        }
+        AuditAction::ReplicaTrusted { name, node, .. } => format!("volume trust {name} --node {}", node.get()),
         AuditAction::Restored { epoch } => format!("dr restore: epoch {}", epoch.get()),
     }
 }

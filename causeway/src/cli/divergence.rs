@@ -1,13 +1,19 @@
 //! Replicas that differ: what `status` says of them, `causeway volume verify` and `causeway volume repair`.
 
-use causeway_base::{NodeId, VolumeId};
+use std::time::Duration;
+
+use causeway_base::{NodeId, Seq, VolumeId};
 use causeway_namespace::{ClusterStatus, Divergence, RecordDiffers, Repaired, Run, Verdict, VerifyReport};
 use serde::Serialize;
 
 use super::args::Global;
+use super::confirm::confirmed;
 use super::exit::{Exit, Failure};
 use super::session::Session;
 use crate::output;
+
+/// Trusting a replica adds up its records first.
+const TRUST_MIN: Duration = Duration::from_secs(120);
 
 /// Differing records that are listed; `--output json` has all that are known.
 const LISTED: usize = 10;
@@ -139,6 +145,47 @@ pub(super) async fn repair(global: &Global, session: &Session, name: &str, node:
             repaired.seq,
             repaired.took.as_secs_f64(),
             shown(&repaired.was)
+        )
+    })?;
+    Ok(Exit::Done)
+}
+
+#[derive(Serialize)]
+struct Trusted {
+    node: u64,
+    seq: Seq,
+    records: u64,
+    /// They came to the replica's own digest.
+    right: bool,
+}
+
+/// Takes the mark of a wrong replica back.
+pub(super) async fn trust(
+    global: &Global,
+    name: &str,
+    node: u64,
+    reason: &str,
+    confirm: Option<&str>,
+) -> anyhow::Result<Exit> {
+    confirmed(name, confirm, || {
+        format!(
+            "The replica of volume {name} on node {node} is marked as wrong. It will be read again as it is, and others may be \
+             repaired from it:\nwhat is wrong in it is then wrong for good."
+        )
+    })?;
+    let session = Session::connect(global).await?;
+    let names = session.vfs.names().with_deadline(global.timeout.max(TRUST_MIN));
+    let (seq, records, right) = names.trust_replica(name, NodeId(node), reason).await?;
+    let trusted = Trusted { node, seq, records, right };
+    output::print(global.output, &trusted, |trusted| {
+        let digest = match trusted.right {
+            true => "they come to its digest",
+            false => "they did not come to its digest, which is made theirs",
+        };
+        format!(
+            "the replica of {name} on node {node} is read again: {} records at seq {}, {digest}\nOthers that differ: `causeway \
+             volume repair {name} --node ID`, one after the other",
+            trusted.records, trusted.seq
         )
     })?;
     Ok(Exit::Done)

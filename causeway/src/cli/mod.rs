@@ -6,6 +6,7 @@ mod attr;
 mod audit;
 mod batch;
 mod change;
+mod confirm;
 pub(crate) mod copy;
 mod dev;
 mod divergence;

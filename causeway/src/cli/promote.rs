@@ -1,6 +1,5 @@
 //! `causeway volume promote`
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use causeway_base::SiteName;
@@ -10,7 +9,8 @@ use serde::Serialize;
 
 use super::args::Global;
 use super::aside::{self, ShownSeq};
-use super::exit::{Exit, Failure};
+use super::confirm::confirmed;
+use super::exit::Exit;
 use super::session::Session;
 use crate::output;
 
@@ -41,7 +41,14 @@ struct Shown {
 }
 
 pub(super) async fn promote(global: &Global, asked: Asked) -> anyhow::Result<Exit> {
-    confirm(&asked)?;
+    confirmed(&asked.name, asked.confirm.as_deref(), || {
+        format!(
+            "Promoting volume {} at {} may lose acknowledged writes, and ends what other sites have of it for ever.\n\
+             Are the nodes of the other sites known to be down? As long as they run and do not hear of this, they may go\n\
+             on acknowledging writes, which are then only kept aside.",
+            asked.name, asked.site
+        )
+    })?;
     let global = Global { site: Some(asked.site.clone()), ..global.clone() };
     let session = Session::connect(&global).await?;
     let names = session.vfs.names().with_deadline(global.timeout.max(DEADLINE_MIN));
@@ -62,34 +69,6 @@ pub(super) async fn promote(global: &Global, asked: Asked) -> anyhow::Result<Exi
     };
     output::print(global.output, &shown, told)?;
     Ok(Exit::Done)
-}
-
-/// Asks for the volume's name, so that nobody does this by accident.
-fn confirm(asked: &Asked) -> anyhow::Result<()> {
-    let name = match &asked.confirm {
-        Some(name) => name.clone(),
-        None if std::io::stdin().is_terminal() => {
-            eprint!(
-                "Promoting volume {} at {} may lose acknowledged writes, and ends what other sites have of it for ever.\n\
-                 Are the nodes of the other sites known to be down? As long as they run and do not hear of this, they may go\n\
-                 on acknowledging writes, which are then only kept aside.\nThe volume's name, to go on: ",
-                asked.name, asked.site
-            );
-            std::io::stderr().flush()?;
-            let mut line = String::new();
-            std::io::stdin().lock().read_line(&mut line)?;
-            line.trim().to_owned()
-        }
-        None => {
-            let message = "a promotion may lose acknowledged writes: repeat the volume's name with --confirm NAME";
-            return Err(Failure::error(Exit::Usage, message));
-        }
-    };
-    if name == asked.name {
-        return Ok(());
-    }
-    let message = format!("{name:?} is not the volume's name {:?}: nothing was done", asked.name);
-    Err(Failure::error(Exit::Usage, message))
 }
 
 fn told(shown: &Shown) -> String {

@@ -106,8 +106,14 @@ pub(super) async fn run(global: &Global, command: VolumeCommand) -> anyhow::Resu
             let asked = super::promote::Asked { name, site, confirm, root, reason };
             return super::promote::promote(global, asked).await;
         }
-        VolumeCommand::Aside { name, node, line, export } => {
+        VolumeCommand::Aside { name, node: Some(node), forget: Some(line), confirm, reason, .. } => {
+            return super::aside::forget(global, &name, node, &line, confirm.as_deref(), &reason).await;
+        }
+        VolumeCommand::Aside { name, node, line, export, .. } => {
             return super::aside::run(global, &name, node, line.as_deref(), export.as_deref()).await;
+        }
+        VolumeCommand::Trust { name, node, reason, confirm } => {
+            return super::divergence::trust(global, &name, node, &reason, confirm.as_deref()).await;
         }
         _ => {}
     }
@@ -162,7 +168,7 @@ pub(super) async fn run(global: &Global, command: VolumeCommand) -> anyhow::Resu
             print(global, Shown { state: Some(state), ..report.volume.into() })?;
         }
         // Done above.
-        VolumeCommand::Promote { .. } | VolumeCommand::Aside { .. } => {}
+        VolumeCommand::Promote { .. } | VolumeCommand::Aside { .. } | VolumeCommand::Trust { .. } => {}
         VolumeCommand::List => {
             let volumes: Vec<Shown> = session.vfs.names().volumes().await?.into_iter().map(Shown::from).collect();
             output::print(global.output, &volumes, |volumes| {

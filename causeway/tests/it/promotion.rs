@@ -129,6 +129,8 @@ async fn a_killed_majority_comes_back_fenced_and_what_it_had_alone_is_kept_aside
     assert!(std::fs::read(local.join("old-only/large")).unwrap() == bytes);
     assert!(!local.join("new-only").exists());
 
+    give_up(&mut cluster).await;
+
     // Everything is as before the fire: it survives a site again.
     cluster.ok(["volume", "set", "data", "--survive", "site"]);
     until("all vote", || cluster.json(["volume", "show", "data"])["voters"].as_array().unwrap().len() == 3);
@@ -137,6 +139,71 @@ async fn a_killed_majority_comes_back_fenced_and_what_it_had_alone_is_kept_aside
     survivor.kill().unwrap();
     survivor.wait().unwrap();
     cluster.ok(["--site", "zurich", "mkdir", "/data/after"]);
+    cluster.nodes.stop().await;
+}
+
+/// What node 1 keeps aside is given up, by a person who names the volume.
+async fn give_up(cluster: &mut Cluster) {
+    let forget = |name: &'static str, more: &[&'static str]| {
+        let mut args = vec!["volume", "aside", name, "--node", "1", "--forget", "0.0.0.0"];
+        args.extend(more);
+        args
+    };
+    let refused = cluster.fails(2, forget("data", &[]));
+    assert!(refused.contains("nothing was done"), "{refused}");
+    cluster.fails(2, forget("data", &["--confirm", "date"]));
+    assert!(aside(cluster, "1").contains("old-only/large"));
+    cluster.ok(forget("data", &["--confirm", "data", "--reason", "copied out"]));
+    cluster.ok(forget("lost", &["--confirm", "lost"]));
+    let again = cluster.fails(5, forget("data", &["--confirm", "data"]));
+    assert!(again.contains("nothing aside"), "{again}");
+    let nothing = |cluster: &Cluster| {
+        let kept = |name| cluster.json(["volume", "aside", name, "--node", "1"])["kept"].to_string();
+        assert_eq!((kept("data"), kept("lost")), ("[]".to_owned(), "[]".to_owned()));
+    };
+    nothing(cluster);
+    assert!(aside(cluster, "3").contains("old-only/large"), "another node's is its own");
+    let audit = cluster.json(["audit"]).to_string();
+    assert!(audit.contains("aside_forgotten") && audit.contains("copied out"), "{audit}");
+    cluster.nodes.kill(NodeId(1)).await.unwrap();
+    cluster.nodes.start([NodeId(1)]).await.unwrap();
+    nothing(cluster);
+    // Nothing names the bytes any more.
+    until("they are garbage", || {
+        cluster.json(["store", "gc", "--node", "1", "--grace", "0s"])["condemned"].as_u64().unwrap() > 0
+    });
+}
+
+/// At a terminal the name is asked for: `script` gives the command one.
+fn typed(cluster: &Cluster, args: &[&str], line: &str) -> std::process::Output {
+    use std::io::Write as _;
+    let quoted: Vec<String> = [PROGRAM, "--config", cluster.config.path.to_str().unwrap()]
+        .iter()
+        .chain(args)
+        .map(|word| format!("'{word}'"))
+        .collect();
+    let mut command = Command::new("script");
+    command.args(["-qec", &quoted.join(" "), "/dev/null"]).env_remove("CAUSEWAY_CONFIG").env_remove("CAUSEWAY_SITE");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_types_the_name_of_what_is_promoted() {
+    let mut cluster = Cluster::start().await;
+    let promote = ["volume", "promote", "data", "--at", "westeurope"];
+    let wrong = typed(&cluster, &promote, "date");
+    assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong));
+    assert!(text(&wrong).contains("The volume's name, to go on") && text(&wrong).contains("nothing was done"));
+    // With the right one it goes on to the cluster, which refuses: all is well there.
+    let right = typed(&cluster, &promote, "data");
+    assert_eq!(right.status.code(), Some(5), "{}", text(&right));
+    assert!(text(&right).contains("it has a leader that a majority follows"), "{}", text(&right));
+    // A pipe is no person, whatever it says.
+    let piped = crate::cluster::feed(&cluster, promote, b"data\n".to_vec()).join().unwrap();
+    assert_eq!(piped.status.code(), Some(2), "{}", text(&piped));
+    assert!(text(&piped).contains("--confirm NAME"), "{}", text(&piped));
     cluster.nodes.stop().await;
 }
 
@@ -181,5 +248,50 @@ async fn a_frozen_majority_that_wakes_up_loses_nothing_that_is_not_listed() {
         .map(|site| cluster.json(["--site", site, "volume", "show", "data"])["epoch"].as_u64().unwrap())
         .collect();
     assert_eq!(epochs.len(), 1);
+    cluster.nodes.stop().await;
+}
+
+/// Each side is promoted while the other is gone, and neither knows of the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_sides_that_were_promoted_one_goes_on_and_the_other_is_aside() {
+    let mut cluster = Cluster::start().await;
+    cluster.ok(["mkdir", "/data/both"]);
+    for site in ["zurich", "westeurope"] {
+        until("it is there", || names(&cluster, site).is_some_and(|names| names.contains("both")));
+    }
+    for node in [1, 2, 3] {
+        cluster.nodes.kill(NodeId(node)).await.unwrap();
+    }
+    let mut sides = Vec::new();
+    for (node, site, name) in [("2", "westeurope", "/data/west"), ("1", "zurich", "/data/south")] {
+        let side = start_alone(&cluster, node);
+        let address = cluster.config.node(NodeId(node.parse().unwrap())).unwrap().grpc.clone();
+        until("it serves", || std::net::TcpStream::connect(&address).is_ok());
+        let promote = ["volume", "promote", "data", "--at", site, "--root", "--confirm", "data"];
+        let promoted = cluster.json(promote);
+        assert_eq!(promoted["already"].as_bool(), Some(false), "{promoted}");
+        cluster.ok(["--site", site, "mkdir", name]);
+        sides.push(side);
+        if node == "2" {
+            let mut side = sides.pop().unwrap();
+            side.kill().unwrap();
+            side.wait().unwrap();
+        }
+    }
+    // They meet. The greater line is that of the greater founder, since both began the same epoch but for that.
+    cluster.nodes.start([2, 3].map(NodeId)).await.unwrap();
+    let expected: BTreeSet<String> = ["both", "west"].map(str::to_owned).into();
+    for site in ["westeurope", "zurich", "eastus"] {
+        until("it follows the greater line", || names(&cluster, site).as_ref() == Some(&expected));
+    }
+    assert!(aside(&cluster, "1").contains("south"), "{}", aside(&cluster, "1"));
+    assert!(!aside(&cluster, "2").contains("west"), "{}", aside(&cluster, "2"));
+    cluster.ok(["--site", "zurich", "mkdir", "/data/after"]);
+    cluster.ok(["volume", "set", "data", "--survive", "site"]);
+    until("all vote", || cluster.json(["volume", "show", "data"])["voters"].as_array().unwrap().len() == 3);
+    for mut side in sides {
+        side.kill().unwrap();
+        side.wait().unwrap();
+    }
     cluster.nodes.stop().await;
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use causeway_base::{Epoch, NodeId, Seq, SiteName, Timestamp, VolumeId};
 
+use crate::lineage::Lineage;
 use crate::promotion::PromotionRecord;
 
 /// Records that are kept; the oldest makes room. Some 2 MiB in all.
@@ -108,6 +109,26 @@ pub enum AuditAction {
     RootPromoted {
         /// How.
         promotion: PromotionRecord,
+    },
+    /// What a node had of a line that ended was given up.
+    AsideForgotten {
+        /// Of which volume.
+        id: VolumeId,
+        /// Its name.
+        name: String,
+        /// On which node.
+        node: NodeId,
+        /// Which line.
+        line: Lineage,
+    },
+    /// A replica that was marked as wrong was declared right.
+    ReplicaTrusted {
+        /// Of which volume.
+        id: VolumeId,
+        /// Its name.
+        name: String,
+        /// On which node.
+        node: NodeId,
     },
 }
 

@@ -55,6 +55,20 @@ impl Digest {
         self.sum(&element(key, value), true);
     }
 
+    /// With all records of another taken in.
+    #[must_use]
+    pub fn plus(mut self, other: &Self) -> Self {
+        self.sum(&other.0, false);
+        self
+    }
+
+    /// With all records of another taken out.
+    #[must_use]
+    pub fn minus(mut self, other: &Self) -> Self {
+        self.sum(&other.0, true);
+        self
+    }
+
     /// Takes a change in: the old value out, the new one in.
     pub fn apply(&mut self, change: &Change) {
         if let Some(old) = &change.old {

@@ -274,6 +274,33 @@ pub enum RootOp {
         /// The newest seq in a log of the surviving side.
         last: Seq,
     },
+    /// Changes no table: only what is recorded of it, before a node does on its own disk what a person told it.
+    Note(Note),
+}
+
+/// What a person tells one node to do to its own disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Note {
+    /// Give up what it has of a line that ended.
+    ForgetAside {
+        /// Of which volume.
+        id: VolumeId,
+        /// Its name, which the table may not have.
+        name: String,
+        /// Which node.
+        node: NodeId,
+        /// Which line.
+        line: Lineage,
+    },
+    /// Take the mark of a wrong replica back.
+    TrustReplica {
+        /// Of which volume.
+        id: VolumeId,
+        /// Its name.
+        name: String,
+        /// Which node.
+        node: NodeId,
+    },
 }
 
 /// What a root operation came to.

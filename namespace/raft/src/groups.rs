@@ -197,6 +197,7 @@ impl Groups {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
+        groups.forget_logs().await?;
         groups.tasks.spawn(Self::upkeep(Arc::downgrade(&groups), groups.stop.clone()));
         groups.tasks.spawn(Self::watch_leaders(Arc::downgrade(&groups), groups.stop.clone()));
         groups.tasks.spawn(Self::listen(Arc::downgrade(&groups), listening, groups.stop.clone()));
@@ -214,6 +215,12 @@ impl Groups {
         let followed = self.fences.lineage(id);
         if spec.lineage < followed {
             return Err(StartError::Fenced { group: id, asked: spec.lineage, followed });
+        }
+        if self.is_forgotten(id, spec.lineage) {
+            // It would vote again without its memory of what it voted for.
+            let reason =
+                format!("what this node had of line {} of group {id} was given up: add the node anew", spec.lineage);
+            return Err(StartError::Config(reason));
         }
         self.leave(id, spec.lineage, self.config.node, None).await?;
         if let Some(group) = self.get(id) {

@@ -15,6 +15,7 @@ pub mod digests;
 mod election;
 pub mod error;
 mod fence;
+pub mod forget;
 mod group;
 mod groups;
 mod left;

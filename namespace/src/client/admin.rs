@@ -209,6 +209,41 @@ impl NamespaceClient {
         Ok((answer.seqs.into_iter().map(wire::aside_seq).collect(), answer.end))
     }
 
+    /// Gives up what a node has of a line of a volume that ended, for good; recorded with the reason.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`] with what stands against it; else [`ClientError`]. Cancel safety: dropped, it may happen.
+    pub async fn forget_aside(
+        &self,
+        name: &str,
+        node: NodeId,
+        lineage: Lineage,
+        reason: &str,
+    ) -> Result<(), ClientError> {
+        let (name, reason) = (name.to_owned(), reason.to_owned());
+        let message = v1::VolumeForgetRequest { name, node: node.0, lineage: lineage.to_string(), reason };
+        let attempt = |peer: Node, limit: Duration| {
+            let request = self.request(message.clone(), limit.max(self.deadline.min(PROMOTE_MAX)));
+            async move { peer.admin().volume_forget(request).await }
+        };
+        self.try_all("give up what is aside", attempt).await.map(drop)
+    }
+
+    /// Takes the mark of a volume's wrong replica on a node back; recorded with the reason. The number of its records, and
+    /// whether they came to its own digest.
+    ///
+    /// # Errors
+    /// As [`NamespaceClient::forget_aside`].
+    pub async fn trust_replica(&self, name: &str, node: NodeId, reason: &str) -> Result<(Seq, u64, bool), ClientError> {
+        let message = v1::VolumeTrustRequest { name: name.to_owned(), node: node.0, reason: reason.to_owned() };
+        let attempt = |peer: Node, limit: Duration| {
+            let request = self.request(message.clone(), limit.max(self.deadline.min(PROMOTE_MAX)));
+            async move { peer.admin().volume_trust(request).await }
+        };
+        let answer = self.try_all("take the mark of a replica back", attempt).await?;
+        Ok((Seq(answer.seq), answer.records, answer.right))
+    }
+
     async fn aside(&self, message: v1::VolumeAsideRequest) -> Result<v1::VolumeAsideResponse, ClientError> {
         let attempt = |node: Node, limit| {
             let request = self.request(message.clone(), limit);

@@ -57,10 +57,11 @@ pub struct Aside {
 }
 
 /// A group whose lines are asked for.
-struct Named {
-    group: VolumeId,
-    of: Option<VolumeRecord>,
-    lines: Vec<Lineage>,
+pub(super) struct Named {
+    pub(super) group: VolumeId,
+    /// `None`: the root group.
+    pub(super) of: Option<VolumeRecord>,
+    pub(super) lines: Vec<Lineage>,
 }
 
 /// A seq behind the fork.
@@ -161,10 +162,11 @@ impl Namespace {
         self.groups.line_view(group, lineage).await.map_err(|error| store_error(&error))
     }
 
-    /// The lines of a group that this node has left, oldest first; of one that no table knows any more also its last.
+    /// The lines of a group that this node has left and not given up, oldest first; of one that no table knows any more also its last.
     fn left(&self, group: VolumeId, lost: bool) -> Vec<Lineage> {
         let left = self.groups.fence_of(group).map(|fence| fence.left).unwrap_or_default();
-        left.into_iter().chain(lost.then(|| self.groups.lineage(group))).collect()
+        let all = left.into_iter().chain(lost.then(|| self.groups.lineage(group)));
+        all.filter(|lineage| !self.groups.is_forgotten(group, *lineage)).collect()
     }
 
     /// The volumes that a line of the root group that this node left had, by its newest tables here, and that are not among
@@ -191,7 +193,7 @@ impl Namespace {
             }
         }
         for of in self.lost_volumes(&known).await? {
-            let (mut found, mut blank) = (None, true);
+            let (mut found, mut blank) = (None, !self.has_forgotten(of.id));
             for lineage in self.left(of.id, true) {
                 let view = self.line_view(of.id, lineage).await?;
                 blank &= view.seq() == Seq::ZERO;
@@ -226,7 +228,7 @@ impl Namespace {
     }
 
     /// A group by the name of its volume; of a volume that no table knows any more also by its id.
-    async fn named_group(&self, name: &str) -> Result<Named, Error> {
+    pub(super) async fn named_group(&self, name: &str) -> Result<Named, Error> {
         if name.is_empty() {
             return Ok(Named { group: VolumeId::ROOT, of: None, lines: self.left(VolumeId::ROOT, false) });
         }

@@ -2,6 +2,7 @@
 
 mod aside;
 mod digests;
+pub(crate) mod forget;
 pub(crate) mod forward;
 pub(crate) mod join;
 pub(crate) mod manage;

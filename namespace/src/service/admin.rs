@@ -232,6 +232,29 @@ impl admin_server::Admin for Service {
         Ok(Response::new(v1::VolumeAsideResponse { seqs, end: found.1, ..Default::default() }))
     }
 
+    async fn volume_forget(
+        &self,
+        request: Request<v1::VolumeForgetRequest>,
+    ) -> Result<Response<v1::VolumeForgetResponse>, Status> {
+        let admitted = self.guard.lasting(&request)?;
+        let v1::VolumeForgetRequest { name, node, lineage, reason } = request.into_inner();
+        let lineage = wire::lineage_from(&lineage, "lineage").map_err(rpc::invalid)?;
+        let by = By { reason, ..self.namespace.by(admitted.peer.to_string()) };
+        self.namespace.forget_aside(&name, NodeId(node), lineage, by, admitted.deadline).await?;
+        Ok(Response::new(v1::VolumeForgetResponse {}))
+    }
+
+    async fn volume_trust(
+        &self,
+        request: Request<v1::VolumeTrustRequest>,
+    ) -> Result<Response<v1::VolumeTrustResponse>, Status> {
+        let admitted = self.guard.lasting(&request)?;
+        let v1::VolumeTrustRequest { name, node, reason } = request.into_inner();
+        let by = By { reason, ..self.namespace.by(admitted.peer.to_string()) };
+        let sum = self.namespace.trust_replica(&name, NodeId(node), by, admitted.deadline).await?;
+        Ok(Response::new(v1::VolumeTrustResponse { seq: sum.seq.0, records: sum.records, right: sum.right }))
+    }
+
     async fn volume_verify(
         &self,
         request: Request<v1::VolumeVerifyRequest>,

@@ -134,6 +134,24 @@ impl peer_server::Peer for Service {
         let promoted = self.namespace.promote_here(VolumeId(group), &site, Seq(last), by, deadline).await?;
         Ok(Response::new(v1::PromoteResponse { record: encode::to_bytes(&promoted) }))
     }
+
+    async fn forget(&self, request: Request<v1::ForgetRequest>) -> Result<Response<v1::ForgetResponse>, Status> {
+        let caller = self.guard.node(&request)?;
+        let deadline = caller.deadline.ok_or_else(|| rpc::invalid("the call has no deadline (grpc-timeout)"))?;
+        let v1::ForgetRequest { name, line, by } = request.into_inner();
+        let by = encode::from_bytes(&by, encode::RECORD_BYTES_MAX).map_err(rpc::invalid)?;
+        self.namespace.forget_here(&name, wire::lineage(line), by, deadline).await?;
+        Ok(Response::new(v1::ForgetResponse {}))
+    }
+
+    async fn trust(&self, request: Request<v1::TrustRequest>) -> Result<Response<v1::TrustResponse>, Status> {
+        let caller = self.guard.node(&request)?;
+        let deadline = caller.deadline.ok_or_else(|| rpc::invalid("the call has no deadline (grpc-timeout)"))?;
+        let v1::TrustRequest { group, by } = request.into_inner();
+        let by = encode::from_bytes(&by, encode::RECORD_BYTES_MAX).map_err(rpc::invalid)?;
+        let sum = self.namespace.trust_here(VolumeId(group), by, deadline).await?;
+        Ok(Response::new(v1::TrustResponse { seq: sum.seq.0, records: sum.records, right: sum.right }))
+    }
 }
 
 impl Service {

@@ -10,6 +10,7 @@ use causeway_base::envelope::{self, Kind};
 use causeway_base::{Ino, NodeId, VolumeId};
 use causeway_namespace::client::NamespaceClient;
 use causeway_namespace::{Consistency, DifferingRecord, DigestReport, Error, RecordDiffers, Verdict};
+use causeway_namespace_core::audit::AuditAction;
 use causeway_namespace_core::key;
 use causeway_namespace_raft::STATE_SPACES;
 use causeway_namespace_raft::store::{CURRENT, META, Meta};
@@ -289,5 +290,52 @@ async fn the_last_of_all_replicas_is_not_taken_away() {
     }
     assert!(cluster.node(2).snapshot(id, Consistency::Local, LONG).await.is_ok());
     assert_eq!(report(&cluster, 2, id).divergence.map(|it| it.verdict), Some(Verdict::Damaged));
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_takes_the_mark_of_a_right_replica_back() {
+    let cluster = Cluster::start().await;
+    let (client, id) = filled(&cluster).await;
+    let refused = client.trust_replica("data", cluster.node(0).id(), "").await.unwrap_err();
+    assert!(refused.to_string().contains("not marked"), "{refused}");
+    let file = ino(&client, id, "a/b/file-3").await;
+    // No replica comes to its digest, so none is repaired from another; one is read as long as nobody decides.
+    for at in 0..3 {
+        let kv = cluster.kvs[at].clone().unwrap();
+        edit(&kv, id, &key::inode(file), |value| flip(value, b"content 3"), false);
+    }
+    for at in 0..3 {
+        cluster.node(at).volume_verify(id, None, 0, LONG).await.unwrap();
+    }
+    let group = |at: usize| cluster.node(at).group(id).unwrap();
+    assert!(group(0).diverged().is_some() && group(2).diverged().is_none());
+    let generation = group(0).generation();
+
+    let (_, records, right) = client.trust_replica("data", cluster.node(0).id(), "seen by eye").await.unwrap();
+    assert!(!right && records > 80, "{records} records, right: {right}");
+    assert!(group(0).diverged().is_none() && group(0).generation() > generation);
+    assert!(cluster.node(0).snapshot(id, Consistency::Local, LONG).await.is_ok());
+    let run = cluster.node(0).volume_verify(id, None, 0, LONG).await.unwrap();
+    assert!(run.outcome.unwrap().unwrap().right, "the digest is made that of the records");
+
+    // Now there is a source, and the others follow it.
+    until("all are the same", || {
+        let reports = reports(&cluster, id);
+        reports.len() == 3 && reports.values().all(|report| report.divergence.is_none())
+    })
+    .await;
+    for at in [1, 2] {
+        let from = report(&cluster, at, id).repaired.unwrap().from;
+        assert!(from == cluster.node(0).id() || at == 2, "node {at} from {from}");
+    }
+    client.mutate(id, vec![put("afterwards", "x")]).await.unwrap();
+    until("what a person said is over", || !group(0).is_trusted()).await;
+    let seq = (0..3).map(|at| group(at).applied()).max().unwrap();
+    cluster.assert_equal(id, seq).await;
+    let audit = client.audit(None, 10).await.unwrap();
+    let (_, newest) = &audit[0];
+    assert!(matches!(&newest.action, AuditAction::ReplicaTrusted { name, .. } if name == "data"), "{newest:?}");
+    assert_eq!(newest.by.reason, "seen by eye");
     cluster.stop_all().await;
 }

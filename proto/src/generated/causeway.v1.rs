@@ -1478,6 +1478,41 @@ pub mod namespace_server {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeForgetRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub node: u64,
+    #[prost(string, tag = "3")]
+    pub lineage: ::prost::alloc::string::String,
+    /// For the audit.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeForgetResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeTrustRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub node: u64,
+    /// For the audit.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeTrustResponse {
+    /// Its records, and the seq at which they were added up.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    #[prost(uint64, tag = "2")]
+    pub records: u64,
+    /// They came to the replica's own digest.
+    #[prost(bool, tag = "3")]
+    pub right: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VolumePromoteRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -2912,6 +2947,56 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("causeway.v1.Admin", "VolumeAside"));
             self.inner.unary(req, path, codec).await
         }
+        /// Gives up what a node has of a line that ended, for good.
+        pub async fn volume_forget(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VolumeForgetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VolumeForgetResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Admin/VolumeForget",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Admin", "VolumeForget"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes the mark of a wrong replica back.
+        pub async fn volume_trust(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VolumeTrustRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VolumeTrustResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Admin/VolumeTrust",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Admin", "VolumeTrust"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3077,6 +3162,22 @@ pub mod admin_server {
             request: tonic::Request<super::VolumeAsideRequest>,
         ) -> std::result::Result<
             tonic::Response<super::VolumeAsideResponse>,
+            tonic::Status,
+        >;
+        /// Gives up what a node has of a line that ended, for good.
+        async fn volume_forget(
+            &self,
+            request: tonic::Request<super::VolumeForgetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VolumeForgetResponse>,
+            tonic::Status,
+        >;
+        /// Takes the mark of a wrong replica back.
+        async fn volume_trust(
+            &self,
+            request: tonic::Request<super::VolumeTrustRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VolumeTrustResponse>,
             tonic::Status,
         >;
     }
@@ -4015,6 +4116,94 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = VolumeAsideSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Admin/VolumeForget" => {
+                    #[allow(non_camel_case_types)]
+                    struct VolumeForgetSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::VolumeForgetRequest>
+                    for VolumeForgetSvc<T> {
+                        type Response = super::VolumeForgetResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VolumeForgetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::volume_forget(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VolumeForgetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Admin/VolumeTrust" => {
+                    #[allow(non_camel_case_types)]
+                    struct VolumeTrustSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::VolumeTrustRequest>
+                    for VolumeTrustSvc<T> {
+                        type Response = super::VolumeTrustResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VolumeTrustRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::volume_trust(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VolumeTrustSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

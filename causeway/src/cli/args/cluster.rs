@@ -201,7 +201,8 @@ are then only kept aside. Afterwards it is fenced for ever; its nodes follow the
     #[command(after_help = "\
 Examples:
   causeway volume aside data
-  causeway volume aside data --node 1 --export ./before      the tree as that node had it, with every file whose bytes are left")]
+  causeway volume aside data --node 1 --export ./before      the tree as that node had it, with every file whose bytes are left
+  causeway volume aside data --node 1 --forget 0.0.0.0       gives it up on that node; asks for the volume's name")]
     Aside {
         /// Its name; empty for the root group.
         name: String,
@@ -214,6 +215,15 @@ Examples:
         /// Copy the tree of that state to a new folder.
         #[arg(long, value_name = "DIR", requires = "node")]
         export: Option<PathBuf>,
+        /// Give up what that node has of this line, for good: what only that named is garbage there afterwards.
+        #[arg(long, value_name = "LINE", requires = "node", conflicts_with_all = ["line", "export"])]
+        forget: Option<String>,
+        /// With `--forget`: the volume's name once more; without it, it is asked for.
+        #[arg(long, value_name = "NAME", requires = "forget")]
+        confirm: Option<String>,
+        /// With `--forget`: for the audit.
+        #[arg(long, default_value = "", requires = "forget", hide_default_value = true)]
+        reason: String,
     },
     /// Creates a volume.
     #[command(after_help = "\
@@ -299,6 +309,21 @@ Example:
         /// The node whose replica is wrong.
         #[arg(long)]
         node: u64,
+    },
+    /// Takes the mark of a wrong replica back: for when a person knows that the replica is right, and the others are not, or
+    /// are gone. It is read again, and stays what it is until it was once the same as all others.
+    Trust {
+        /// The volume's name.
+        name: String,
+        /// The node whose replica is right.
+        #[arg(long)]
+        node: u64,
+        /// Why, for the audit.
+        #[arg(long)]
+        reason: String,
+        /// The volume's name once more; without it, it is asked for.
+        #[arg(long, value_name = "NAME")]
+        confirm: Option<String>,
     },
     /// Lists the volumes.
     List,

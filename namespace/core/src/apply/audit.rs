@@ -9,7 +9,7 @@ use crate::command::Outcome;
 use crate::key;
 use crate::promotion::PromotionRecord;
 use crate::records::ReadError;
-use crate::root::{RootOp, RootOutcome, VolumeRecord};
+use crate::root::{Note, RootOp, RootOutcome, VolumeRecord};
 
 /// Applies an operation, and records it if it changed something.
 pub(super) fn apply(
@@ -29,10 +29,15 @@ pub(super) fn apply(
         _ => None,
     };
     let outcome = cluster::apply(transaction, op)?;
-    if transaction.others.has_changed()
+    // A note changes nothing itself; told twice in a row by the same person, its answer was lost.
+    let noted = matches!((op, &outcome), (RootOp::Note(_), RootOutcome::Done));
+    if (transaction.others.has_changed() || noted)
         && let Some(action) = action(transaction, op, &outcome, before.as_ref())?
     {
-        record(transaction, &AuditRecord { at, seq: transaction.seq, by: by.clone(), action })?;
+        let new = AuditRecord { at, seq: transaction.seq, by: by.clone(), action };
+        if !noted || !is_repeated(transaction, &new)? {
+            record(transaction, &new)?;
+        }
     }
     Ok(Outcome::Root(outcome))
 }
@@ -75,8 +80,22 @@ fn action(
             Some(promotion) => AuditAction::RootPromoted { promotion },
             None => return Ok(None),
         },
+        (RootOp::Note(Note::ForgetAside { id, name, node, line }), RootOutcome::Done) => {
+            AuditAction::AsideForgotten { id: *id, name: name.clone(), node: *node, line: *line }
+        }
+        (RootOp::Note(Note::TrustReplica { id, name, node }), RootOutcome::Done) => {
+            AuditAction::ReplicaTrusted { id: *id, name: name.clone(), node: *node }
+        }
         _ => return Ok(None),
     }))
+}
+
+/// Whether the newest record says the same.
+fn is_repeated(transaction: &Transaction<'_>, new: &AuditRecord) -> Result<bool, ReadError> {
+    let base = transaction.base;
+    let range: AuditRange = transaction.others.get(base, &key::audit_range())?.unwrap_or_default();
+    let newest: Option<AuditRecord> = transaction.others.get(base, &key::audit(range.next.saturating_sub(1)))?;
+    Ok(newest.is_some_and(|newest| newest.by == new.by && newest.action == new.action))
 }
 
 fn record(transaction: &mut Transaction<'_>, record: &AuditRecord) -> Result<(), ReadError> {

@@ -10,7 +10,9 @@ use super::{topology, volumes};
 use crate::key;
 use crate::meta::GroupKind;
 use crate::records::ReadError;
-use crate::root::{ClusterRecord, NodeRecord, NodeState, RealmKey, RootOp, RootOutcome, RootRefusal, TopologyRecord};
+use crate::root::{
+    ClusterRecord, NodeRecord, NodeState, Note, RealmKey, RootOp, RootOutcome, RootRefusal, TopologyRecord,
+};
 
 /// Longest address in bytes: a DNS name and a port.
 const ADDRESS_BYTES_MAX: usize = 300;
@@ -78,6 +80,7 @@ pub(super) fn apply(transaction: &mut Transaction<'_>, op: &RootOp) -> Result<Ro
             let asked = Asked { before: *before, site, founder: *founder, fork: *fork, last: *last };
             promotion::root(transaction, &asked)
         }
+        RootOp::Note(note) => check_note(transaction, note),
     };
     match result {
         Ok(outcome) => Ok(outcome),
@@ -87,6 +90,19 @@ pub(super) fn apply(transaction: &mut Transaction<'_>, op: &RootOp) -> Result<Ro
             Ok(RootOutcome::Refused(refusal))
         }
     }
+}
+
+/// Longest name in a note, in bytes: of a volume.
+const NOTED_NAME_BYTES_MAX: usize = 63;
+
+fn check_note(transaction: &Transaction<'_>, note: &Note) -> Result<RootOutcome, RootFault> {
+    cluster(transaction)?;
+    let (Note::ForgetAside { name, node, .. } | Note::TrustReplica { name, node, .. }) = note;
+    if name.len() > NOTED_NAME_BYTES_MAX {
+        return Err(invalid("no volume has such a long name"));
+    }
+    let known: Option<NodeRecord> = transaction.others.get(transaction.base, &key::node(*node))?;
+    known.map(|_| RootOutcome::Done).ok_or_else(|| RootRefusal::UnknownNode(*node).into())
 }
 
 fn bootstrap(

@@ -228,6 +228,30 @@ impl Group {
         self.store.mark_diverged(generation, mark)
     }
 
+    /// Takes the mark of a wrong replica back; what its records come to. Blocks the thread. See [`GroupStore::trust`].
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// [`GroupStore::trust`]: crate::store::GroupStore::trust
+    pub fn trust(&self, at: causeway_base::Timestamp) -> Result<crate::store::AddedUp, StoreError> {
+        self.store.trust(at)
+    }
+
+    /// Whether a person took its mark back, and it was not the same as all others since.
+    #[must_use]
+    pub fn is_trusted(&self) -> bool {
+        self.store.trusted().is_some()
+    }
+
+    /// It is the same as all others: the next difference is judged like any.
+    ///
+    /// # Errors
+    /// The store failed; try again.
+    pub fn end_trust(&self) -> Result<(), StoreError> {
+        self.store.end_trust()
+    }
+
     /// Whether the replica here is marked as wrong.
     #[must_use]
     pub fn diverged(&self) -> Option<DivergedMark> {

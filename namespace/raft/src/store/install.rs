@@ -17,7 +17,7 @@ use causeway_storage::kv::{Batch, KvError, prefix_range};
 
 use super::layout::{
     Kept, Meta, Position, current_key, decode_install, diverged_key, encode_install, encode_kept_version, encode_meta,
-    group_of, group_range, install_key, kept_key, meta_key, old_key, stamped, write_kept,
+    group_of, group_range, install_key, kept_key, meta_key, old_key, stamped, trusted_key, write_kept,
 };
 use super::ring::Ring;
 use super::snapshot::{Checked, Checker, SnapshotBlocks, SnapshotHeader, Stamped, is_seen};
@@ -102,6 +102,7 @@ impl GroupStore {
         // The view of before first: it must not be read once the mark is gone.
         *lock(&self.view) = None;
         *lock(&self.diverged) = None;
+        *lock(&self.trusted) = None;
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.publish(meta, installed);
         self.persisted.store(seq.0, Ordering::Release);
@@ -156,6 +157,7 @@ impl GroupStore {
         batch.delete(META, install_key(self.id));
         // A replaced state is not the wrong one any more.
         batch.delete(META, diverged_key(self.id));
+        batch.delete(META, trusted_key(self.id));
         self.kv.write(batch).map_err(|source| self.kv_error(source))?;
         self.kv.persist().map_err(|source| self.kv_error(source))?;
         // The state is in, whatever becomes of the file: the next start removes it too.

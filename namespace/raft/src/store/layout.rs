@@ -90,6 +90,16 @@ pub(super) fn diverged_key(group: VolumeId) -> Bytes {
     group_key(group, b"d")
 }
 
+/// Marks a replica that a person declared right.
+pub(super) fn trusted_key(group: VolumeId) -> Bytes {
+    group_key(group, b"t")
+}
+
+/// Marks a line that was given up, under its storage id.
+pub(super) fn forgotten_key(storage: VolumeId) -> Bytes {
+    group_key(storage, b"f")
+}
+
 pub(super) fn encode_meta(group: VolumeId, meta: &Meta) -> Result<Bytes, StoreError> {
     let sealed = envelope::seal_value(META_KIND, meta);
     sealed.map(Bytes::from).map_err(|error| StoreError::Damaged { group, reason: error.to_string() })

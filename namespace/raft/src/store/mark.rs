@@ -9,7 +9,9 @@ use causeway_base::envelope::{self, Kind};
 use causeway_base::{Seq, Timestamp};
 use causeway_storage::kv::{Batch, Kv};
 
-use super::{GroupStore, META, StateView, StoreError, layout, lock};
+use super::layout::encode_meta;
+use super::ring::Ring;
+use super::{AddedUp, GroupStore, META, StateView, StoreError, layout, lock};
 
 const KIND: Kind = Kind { magic: *b"CWSD", version: 1, payload_bytes_max: 4096 };
 /// Longest reason in bytes.
@@ -36,6 +38,24 @@ pub(super) fn read(kv: &dyn Kv, group: causeway_base::VolumeId) -> Result<Option
         why: format!("the mark itself does not decode: {error}"),
     });
     Ok(Some(mark))
+}
+
+const TRUST_KIND: Kind = Kind { magic: *b"CWST", version: 1, payload_bytes_max: 4096 };
+
+/// That a person took the mark of a wrong replica back. Kept on the disk: what others have is no ground to mark it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustMark {
+    /// The seq at which that was.
+    pub seq: Seq,
+    /// When.
+    pub at: Timestamp,
+}
+
+pub(super) fn read_trust(kv: &dyn Kv, group: causeway_base::VolumeId) -> Result<Option<TrustMark>, StoreError> {
+    let sealed = kv.get(META, &layout::trusted_key(group)).map_err(|source| StoreError::Kv { group, source })?;
+    let Some(sealed) = sealed else { return Ok(None) };
+    let opened = envelope::open_value(TRUST_KIND, &sealed);
+    opened.map(Some).map_err(|error| StoreError::Damaged { group, reason: format!("the mark of trust: {error}") })
 }
 
 impl StateView {
@@ -65,11 +85,70 @@ impl GroupStore {
         self.applied.send_modify(|_| {});
         let mut batch = Batch::new();
         batch.put(META, layout::diverged_key(self.id), Bytes::from(sealed));
+        batch.delete(META, layout::trusted_key(self.id));
+        *lock(&self.trusted) = None;
         self.kv.write(batch).and_then(|()| self.kv.persist()).map_err(|source| self.kv_error(source))?;
         // Whoever asks for a view gets one that shows the mark.
         *lock(&self.view) = None;
         drop(state);
         Ok(true)
+    }
+
+    /// Takes the mark of a wrong replica back, durably: its records, as they are, are what it is from now on, and it is read
+    /// again. All of them are added up first; if they did not come to the digest, the digest is made theirs. What was read of
+    /// it before counts for nothing ([`GroupStore::generation`]). Blocks the thread for one look at all records.
+    ///
+    /// # Errors
+    /// It has no mark, a record cannot be read, or the store failed: it stays marked.
+    pub fn trust(&self, at: Timestamp) -> Result<AddedUp, StoreError> {
+        let generation = self.generation();
+        let unmarked = || self.damaged("it is not marked as wrong");
+        self.diverged().ok_or_else(unmarked)?;
+        let view = self.fresh_view()?;
+        let read = |source| StoreError::Read { group: self.id, source };
+        let (sum, digest) = view.sum_up(|_| true).map_err(read)?.ok_or_else(|| self.damaged("not all was read"))?;
+        let mut state = lock(&self.meta);
+        if self.generation() != generation || self.diverged().is_none() {
+            return Err(StoreError::Replaced(self.id));
+        }
+        // What was applied since the view changed both sums alike.
+        let mut meta = state.clone();
+        meta.digest = meta.digest.plus(&digest).minus(&view.meta().digest);
+        meta.records = meta.records.wrapping_add(sum.records).wrapping_sub(view.meta().records);
+        let mark = TrustMark { seq: meta.seq(), at };
+        let sealed = envelope::seal_value(TRUST_KIND, &mark).map_err(|error| self.damaged(error.to_string()))?;
+        let mut batch = Batch::new();
+        batch.put(META, layout::meta_key(self.id), encode_meta(self.id, &meta)?);
+        batch.put(META, layout::trusted_key(self.id), Bytes::from(sealed));
+        batch.delete(META, layout::diverged_key(self.id));
+        self.kv.write(batch).and_then(|()| self.kv.persist()).map_err(|source| self.kv_error(source))?;
+        *lock(&self.ring) = Ring::of(&meta);
+        *lock(&self.view) = None;
+        *lock(&self.trusted) = Some(mark);
+        *lock(&self.diverged) = None;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.publish(&mut state, meta);
+        self.applied.send_modify(|_| {});
+        Ok(sum)
+    }
+
+    /// Whether a person took its mark back, and it was not the same as all others since.
+    #[must_use]
+    pub fn trusted(&self) -> Option<TrustMark> {
+        *lock(&self.trusted)
+    }
+
+    /// It is the same as all others: the next difference is judged like any.
+    ///
+    /// # Errors
+    /// The store failed; try again.
+    pub fn end_trust(&self) -> Result<(), StoreError> {
+        let mut trusted = lock(&self.trusted);
+        let mut batch = Batch::new();
+        batch.delete(META, layout::trusted_key(self.id));
+        self.kv.write(batch).map_err(|source| self.kv_error(source))?;
+        *trusted = None;
+        Ok(())
     }
 
     /// The mark, if the replica has one.

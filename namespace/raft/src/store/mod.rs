@@ -10,6 +10,7 @@
 mod apply;
 mod between;
 mod changes;
+mod forget;
 mod install;
 mod kept;
 mod layout;
@@ -24,7 +25,7 @@ mod kept_test;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 
 use causeway_base::{Seq, Timestamp, VolumeId};
 use causeway_namespace_core::digest::Digest;
+use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::records::ReadError;
 use causeway_storage::disk::Disk;
 use causeway_storage::kv::{Kv, KvError, KvRead, Space};
@@ -42,8 +44,9 @@ use causeway_storage::kv::{Kv, KvError, KvRead, Space};
 pub use apply::{Entry, Payload};
 pub use between::{ChangedRecords, SeqChanges};
 pub use changes::{Changed, Changes};
+pub use forget::ForgottenLine;
 pub use layout::{Meta, Named, Position};
-pub use mark::DivergedMark;
+pub use mark::{DivergedMark, TrustMark};
 pub use ring::{DigestMark, MARKS_MAX};
 pub use snapshot::{SnapshotBlocks, SnapshotFile, SnapshotHeader, SnapshotReceiver};
 pub use verify::AddedUp;
@@ -180,6 +183,8 @@ pub struct StateStore {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     groups: Mutex<BTreeMap<VolumeId, Arc<GroupStore>>>,
+    /// Lines of which everything here was given up.
+    forgotten: Mutex<BTreeSet<(VolumeId, Lineage)>>,
 }
 
 impl fmt::Debug for StateStore {
@@ -197,12 +202,16 @@ impl StateStore {
     pub fn open(kv: Arc<dyn Kv>, disk: Arc<dyn Disk>, dir: &Path) -> Result<Arc<Self>, StoreError> {
         let io = |source| StoreError::Io { action: "create", path: dir.to_owned(), source };
         disk.create_dir_all(dir).map_err(io)?;
-        let store = Arc::new(Self { kv, disk, dir: dir.to_owned(), groups: Mutex::default() });
+        let forgotten = Mutex::new(forget::read(kv.as_ref())?);
+        let store = Arc::new(Self { kv, disk, dir: dir.to_owned(), groups: Mutex::default(), forgotten });
         // What a killed process wrote is readable but not yet durable, and the log may be purged up to it.
         let persisted = store.kv.persist();
         persisted.map_err(|source| StoreError::Kv { group: VolumeId::ROOT, source })?;
         let needed = store.finish_installs()?;
         store.remove_partial_snapshots(&needed)?;
+        for (group, lineage) in store.forgotten() {
+            store.clear_forgotten(group, lineage)?;
+        }
         Ok(store)
     }
 
@@ -293,6 +302,7 @@ pub struct GroupStore {
     /// What can be compared with other replicas.
     ring: Mutex<ring::Ring>,
     diverged: Mutex<Option<DivergedMark>>,
+    trusted: Mutex<Option<TrustMark>>,
     /// Counts those that were let in to apply, one after the other: only the last one may.
     era: AtomicU64,
     /// Counts what makes earlier states of this replica unreliable.
@@ -326,6 +336,7 @@ impl GroupStore {
             ring,
             generation: AtomicU64::new(diverged.is_some().into()),
             diverged: Mutex::new(diverged),
+            trusted: Mutex::new(mark::read_trust(store.kv.as_ref(), id)?),
             era: AtomicU64::new(0),
             persisted: AtomicU64::new(applied.0),
             view: Mutex::default(),

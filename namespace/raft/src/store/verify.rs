@@ -50,7 +50,12 @@ impl StateView {
     ///
     /// # Errors
     /// A record cannot be read: the replica is damaged, or its disk is.
-    pub fn add_up(&self, mut pace: impl FnMut(u64) -> bool) -> Result<Option<AddedUp>, ReadError> {
+    pub fn add_up(&self, pace: impl FnMut(u64) -> bool) -> Result<Option<AddedUp>, ReadError> {
+        Ok(self.sum_up(pace)?.map(|(sum, _)| sum))
+    }
+
+    /// As [`StateView::add_up`], with what the records come to.
+    pub(super) fn sum_up(&self, mut pace: impl FnMut(u64) -> bool) -> Result<Option<(AddedUp, Digest)>, ReadError> {
         let view = self.newest_of();
         let mut sum = AddedUp { seq: view.seq(), ..AddedUp::default() };
         let (mut digest, mut from) = (Digest::default(), Bytes::new());
@@ -73,6 +78,6 @@ impl StateView {
         }
         let meta = view.meta();
         sum.right = (meta.records, meta.digest) == (sum.records, digest);
-        Ok(Some(sum))
+        Ok(Some((sum, digest)))
     }
 }

@@ -5,6 +5,7 @@ mod basics;
 mod cluster;
 mod digests;
 mod faults;
+mod forget;
 mod membership;
 mod promotion;
 mod rest;

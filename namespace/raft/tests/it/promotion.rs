@@ -13,23 +13,24 @@ use causeway_namespace_core::records::Records;
 use causeway_namespace_raft::digests::{CompareError, Compared, DigestAsk, RepairError};
 use causeway_namespace_raft::store::ViewError;
 use causeway_namespace_raft::{
-    Driven, Group, GroupSpec, Groups, GroupsConfig, HandleError, LinkError, Members, PeerRequest, ProposeError,
-    Refounding, Retention, Rewritten, STATE_SPACES, StartError, Timing,
+    Driven, Founding, Group, GroupSpec, Groups, GroupsConfig, HandleError, LinkError, Members, PeerRequest,
+    ProposeError, Refounding, Retention, Rewritten, STATE_SPACES, StartError, Timing,
 };
 use causeway_storage::disk::SimDisk;
 use causeway_storage::kv::{Kv, MemoryKv};
 
 use crate::cluster::{Cluster, DEADLINE, GROUP, create, request, until};
 
-const LINE: Lineage = Lineage { root_epoch: Epoch(0), root_founder: NodeId(0), epoch: Epoch(4), founder: NodeId(3) };
+pub(crate) const LINE: Lineage =
+    Lineage { root_epoch: Epoch(0), root_founder: NodeId(0), epoch: Epoch(4), founder: NodeId(3) };
 /// The seq at which the new line begins.
 const BEGIN: Seq = Seq(1_000_000);
 
-fn line_spec(lineage: Lineage) -> GroupSpec {
+pub(crate) fn line_spec(lineage: Lineage) -> GroupSpec {
     GroupSpec { lineage, ..GroupSpec::default() }
 }
 
-async fn refound(groups: &Groups, fork: Seq) -> Result<(), causeway_namespace_raft::SeedError> {
+pub(crate) async fn refound(groups: &Groups, fork: Seq) -> Result<(), causeway_namespace_raft::SeedError> {
     let plan = Refounding { lineage: LINE, before: Lineage::default(), fork, seq: BEGIN };
     groups.refound(GROUP, plan, |_| Ok(Rewritten::new())).await
 }
@@ -44,7 +45,7 @@ async fn promote(groups: &Arc<Groups>) -> (Seq, Arc<Group>) {
     (fork, group)
 }
 
-fn files(group: &Group) -> u64 {
+pub(crate) fn files(group: &Group) -> u64 {
     query::totals(&group.view().unwrap()).unwrap().files
 }
 
@@ -205,14 +206,14 @@ async fn of_two_promotions_the_greater_line_wins() {
 }
 
 /// One node on a disk that loses its power.
-struct Lone {
-    disk: SimDisk,
-    kv: Arc<MemoryKv>,
-    cluster: Cluster,
+pub(crate) struct Lone {
+    pub(crate) disk: SimDisk,
+    pub(crate) kv: Arc<MemoryKv>,
+    pub(crate) cluster: Cluster,
 }
 
 impl Lone {
-    fn config(&self) -> GroupsConfig {
+    pub(crate) fn config(&self) -> GroupsConfig {
         let kv: Arc<dyn Kv> = self.kv.clone();
         let mut config = self.cluster.config_on(NodeId(3), kv);
         config.disk = Arc::new(self.disk.clone());
@@ -226,13 +227,28 @@ impl Lone {
         config
     }
 
-    fn spec(&self) -> GroupSpec {
+    pub(crate) fn spec(&self) -> GroupSpec {
         GroupSpec { voters: [(NodeId(3), ())].into(), bootstrap: true, ..GroupSpec::default() }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_power_cut_at_any_moment_leaves_the_old_line_or_the_new_one() {
+    power_cuts(false).await;
+}
+
+/// Of the root group nobody else decides: the founder's own mark holds all that the new line begins with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_while_the_root_group_is_promoted_leaves_a_mark_that_says_all_or_none() {
+    power_cuts(true).await;
+}
+
+fn founding(fork: Seq) -> Founding {
+    Founding { before: Lineage::default(), fork, seq: BEGIN, command: "what makes the tables".into() }
+}
+
+/// Cuts the power at each change of the disk of a promotion that somebody else decided, or that the mark itself decides.
+async fn power_cuts(by_mark: bool) {
     let (mut at, mut seen_old, mut seen_new) = (0, 0, 0);
     loop {
         let mut lone =
@@ -251,7 +267,11 @@ async fn a_power_cut_at_any_moment_leaves_the_old_line_or_the_new_one() {
 
         lone.disk.cut_power_at(at);
         let steps = async {
-            groups.fence(GROUP, LINE, NodeId(3)).await.map_err(|error| error.to_string())?;
+            match by_mark {
+                true => groups.fence_founding(GROUP, LINE, founding(fork)).await,
+                false => groups.fence(GROUP, LINE, NodeId(3)).await,
+            }
+            .map_err(|error| error.to_string())?;
             refound(&groups, fork).await.map_err(|error| error.to_string())
         };
         let ended = steps.await;
@@ -268,7 +288,19 @@ async fn a_power_cut_at_any_moment_leaves_the_old_line_or_the_new_one() {
         } else {
             seen_new += 1;
             assert!(matches!(groups.start(GROUP, lone.spec()).await, Err(StartError::Fenced { .. })));
-            refound(&groups, fork).await.unwrap();
+            match groups.fence_of(GROUP).unwrap().founding {
+                Some(found) => {
+                    assert_eq!((by_mark, &found), (true, &founding(fork)), "cut {at}");
+                    // A second promotion under the same line is none.
+                    let again = groups.fence_founding(GROUP, LINE, found.clone()).await;
+                    assert!(matches!(again, Err(StartError::Fenced { .. })), "{again:?}");
+                    refound(&groups, found.fork).await.unwrap();
+                }
+                None => {
+                    assert!(!by_mark, "cut {at}: fenced, and nobody knows by what");
+                    refound(&groups, fork).await.unwrap();
+                }
+            }
             let group = groups.start(GROUP, line_spec(LINE)).await.unwrap();
             assert_eq!((group.applied(), group.view().unwrap().digest()), (BEGIN, digest), "cut {at}");
             group

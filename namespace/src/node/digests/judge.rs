@@ -113,7 +113,11 @@ async fn ask_all(namespace: &Namespace, group: &Group, own: DigestMark) -> Votes
 
 async fn record(namespace: &Arc<Namespace>, group: &Arc<Group>, votes: &Votes, generation: u64) {
     let id = group.id();
-    let (verdict, from, seq) = (votes.verdict(), votes.differing(), votes.own.seq());
+    let (mut verdict, from, seq) = (votes.verdict(), votes.differing(), votes.own.seq());
+    if verdict == Verdict::Minority && group.is_trusted() {
+        // A person decided for this one, and repairs the others.
+        verdict = Verdict::Undecided;
+    }
     let known = namespace.digests.divergence(id);
     if known.is_some_and(|known| known.verdict == verdict && known.from == from) {
         return;

@@ -9,6 +9,7 @@ mod name;
 mod repair;
 mod round;
 mod runs;
+mod trust;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};

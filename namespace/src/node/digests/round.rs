@@ -58,6 +58,11 @@ fn questions(groups: &Groups, digests: &Digests, own: NodeId) -> BTreeMap<NodeId
         }
         if settled {
             known.settled = Some(newest);
+            if group.is_trusted()
+                && let Err(error) = group.end_trust()
+            {
+                tracing::debug!(group = %group.id(), %error, "the mark of trust stays for now");
+            }
         }
     }
     questions
