@@ -53,6 +53,8 @@ pub struct Quotas {
 pub struct HeldLock {
     /// Of what.
     pub ino: Ino,
+    /// Where that is below the volume's top, if it has a name that was found.
+    pub path: Option<Bytes>,
     /// Its token.
     pub token: u64,
     /// The rest.

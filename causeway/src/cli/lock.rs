@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use causeway_base::Ino;
 use causeway_namespace::Consistency;
-use causeway_namespace_core::command::{At, Errno};
+use causeway_namespace_core::command::Errno;
 use causeway_namespace_core::manage::{LockKind, ManageOp};
 use causeway_vfs::Located;
 use serde::Serialize;
@@ -174,7 +173,7 @@ async fn list(global: &Global, session: &Session, volume: &str) -> anyhow::Resul
         };
         rows.push(Row {
             ino: lock.ino.get(),
-            path: folder_path(session, &record, lock.ino).await?,
+            path: lock.path.map(|path| shown_path(&record.spec.mount, &path)),
             token: lock.token,
             kind,
             start: lock.record.start,
@@ -195,29 +194,11 @@ async fn list(global: &Global, session: &Session, volume: &str) -> anyhow::Resul
     })
 }
 
-/// Only the top is told by its path; other inodes do not know their names.
-async fn folder_path(
-    session: &Session,
-    volume: &causeway_namespace_core::root::VolumeRecord,
-    ino: Ino,
-) -> anyhow::Result<Option<String>> {
-    if ino == Ino::ROOT {
-        return Ok(Some(show_name(&volume.spec.mount)));
+/// A path of a volume from the top of the namespace.
+fn shown_path(mount: &[u8], path: &[u8]) -> String {
+    if path.is_empty() {
+        return show_name(mount);
     }
-    let mut names = Vec::new();
-    let mut at = ino;
-    // A folder knows the one above.
-    while at != Ino::ROOT && names.len() < 4096 {
-        let place = At { dir: at, path: Bytes::new() };
-        let found = session.vfs.names().stat(volume.id, place, Consistency::Local).await?.value;
-        let Ok(found) = found else { return Ok(None) };
-        let causeway_namespace_core::inode::Body::Directory { parent, name, .. } = found.inode.body else {
-            return Ok(None);
-        };
-        names.push(name);
-        at = parent;
-    }
-    names.push(volume.spec.mount.clone());
-    names.reverse();
-    Ok(Some(show_name(&names.join(&b"/"[..]))))
+    let above = mount.strip_suffix(b"/").unwrap_or(mount);
+    show_name(&[above, path].join(&b'/'))
 }

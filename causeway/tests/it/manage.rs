@@ -253,6 +253,7 @@ async fn quotas_locks_and_batches() {
     assert!(cluster.fails(5, ["lock", "acquire", "/data/owned", "--shared"]).contains("locked by another"));
     let locks = cluster.json(["--site", "eastus", "lock", "list", "data"]);
     assert_eq!((locks[0]["holder"].clone(), locks[0]["token"].clone()), (json!("first"), json!(token)));
+    assert_eq!(locks[0]["path"], "/data/owned");
     let guarded = batch(&[
         json!({"op": "check", "path": "/data/owned", "expect": {"token": token}}),
         json!({"op": "put", "path": "/data/guarded", "text": "x"}),

@@ -20,6 +20,9 @@ use crate::read::{Freshness, Read};
 /// How often it is looked whether leases have ended: what only an ended hold keeps, stays as long.
 const EXPIRE_EVERY: Duration = Duration::from_secs(2);
 
+/// Directory entries that are looked through for the names of locked files: a few seconds at most.
+const NAMES_MAX: usize = 1_000_000;
+
 /// A request's place in its session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
@@ -129,7 +132,10 @@ impl Namespace {
         let now = self.clock.now();
         let read = move || {
             let locks = query::locks(&view, now)?;
-            Ok::<_, ReadError>(locks.into_iter().map(|(ino, token, record)| HeldLock { ino, token, record }).collect())
+            let inodes = locks.iter().map(|(ino, ..)| *ino).collect();
+            let paths = query::paths_of(&view, inodes, NAMES_MAX)?;
+            let held = |(ino, token, record)| HeldLock { ino, path: paths.get(&ino).cloned(), token, record };
+            Ok::<_, ReadError>(locks.into_iter().map(held).collect())
         };
         Ok(Read { state, value: blocking(read).await? })
     }

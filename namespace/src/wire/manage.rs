@@ -169,7 +169,8 @@ impl Wire for HeldLock {
     fn into_wire(self) -> v1::Lock {
         let LockRecord { kind, start, end, holder, since, ends } = self.record;
         let (ino, kind) = (self.ino.0, kind.into_wire());
-        v1::Lock { ino, token: self.token, kind, start, end, holder, since: since.0, ends: ends.0 }
+        let (since, ends) = (since.0, ends.0);
+        v1::Lock { ino, token: self.token, kind, start, end, holder, since, ends, path: self.path }
     }
 
     fn from_wire(message: v1::Lock) -> Result<Self, WireError> {
@@ -181,7 +182,7 @@ impl Wire for HeldLock {
             since: Timestamp(message.since),
             ends: Timestamp(message.ends),
         };
-        Ok(Self { ino: Ino(message.ino), token: message.token, record })
+        Ok(Self { ino: Ino(message.ino), path: message.path, token: message.token, record })
     }
 }
 

@@ -4530,6 +4530,9 @@ pub struct Lock {
     pub since: i64,
     #[prost(sfixed64, tag = "8")]
     pub ends: i64,
+    /// Below the volume's top, without a slash in front; not set if it has no name that was found.
+    #[prost(bytes = "bytes", optional, tag = "9")]
+    pub path: ::core::option::Option<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Change {

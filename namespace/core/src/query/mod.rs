@@ -17,7 +17,7 @@ pub use self::cluster::{
     cluster, nodes, promotions, realm_key, realms, topology, volume, volume_by_mount, volume_by_name, volumes,
 };
 pub use self::manage::{Mount, first_lock_end, locks, mounts, owners, quota, quotas, retention, snapshot, snapshots};
-pub use self::named::names_of;
+pub use self::named::{names_of, paths_of};
 pub use self::tree::{
     Answer, Found, Totals, list, lookup, lookup_many, path_of, readdir_plus, resolve, resolve_at, stat, stat_ino,
     totals,

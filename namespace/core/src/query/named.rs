@@ -25,34 +25,80 @@ const STEP: usize = 1024;
 /// # Errors
 /// The store's, of a scan of the directory entries.
 pub fn names_of(records: &dyn Records, keys: &[Bytes]) -> Result<Vec<String>, ReadError> {
-    let inodes: BTreeSet<Ino> =
-        keys.iter().filter_map(|key| key::inode_of(key).or_else(|| inode_beside(key))).collect();
-    let mut paths: BTreeMap<Ino, String> = BTreeMap::new();
+    let inodes = keys.iter().filter_map(|key| key::inode_of(key).or_else(|| inode_beside(key))).collect();
+    let found = places_of(records, inodes, usize::MAX)?;
+    let paths = found.into_iter().map(|(ino, place)| {
+        let path = match place {
+            Place::Known(path) => shown(&path),
+            Place::Entry { dir, name } => below(records, dir, &name),
+        };
+        (ino, path)
+    });
+    let paths: BTreeMap<Ino, String> = paths.collect();
+    Ok(keys.iter().map(|key| name_of(records, key, &paths)).collect())
+}
+
+/// The paths of inodes, below the top directory and without a `/` in front; of an inode with several names one of them.
+/// Directories know where they are; for the rest at most `entries_max` directory entries are looked through, once for all of
+/// them: what is not found so has no path here.
+///
+/// # Errors
+/// The store's, of a scan of the directory entries.
+pub fn paths_of(
+    records: &dyn Records,
+    inodes: BTreeSet<Ino>,
+    entries_max: usize,
+) -> Result<BTreeMap<Ino, Bytes>, ReadError> {
+    let found = places_of(records, inodes, entries_max)?;
+    let path = |place: Place| match place {
+        Place::Known(path) => Some(path),
+        Place::Entry { dir, name } => {
+            let above = path_of(records, dir).ok()?.ok()?;
+            Some(if above.is_empty() { name } else { [&above[..], &name[..]].join(&b'/').into() })
+        }
+    };
+    Ok(found.into_iter().filter_map(|(ino, place)| Some((ino, path(place)?))).collect())
+}
+
+/// Where an inode is.
+enum Place {
+    /// A directory's path.
+    Known(Bytes),
+    /// A name of another inode.
+    Entry { dir: Ino, name: Bytes },
+}
+
+fn places_of(
+    records: &dyn Records,
+    inodes: BTreeSet<Ino>,
+    mut entries_max: usize,
+) -> Result<BTreeMap<Ino, Place>, ReadError> {
+    let mut places = BTreeMap::new();
     for ino in &inodes {
-        // Directories know where they are.
         if let Ok(Ok(path)) = path_of(records, *ino) {
-            paths.insert(*ino, shown(&path));
+            places.insert(*ino, Place::Known(path));
         }
     }
-    let mut wanted: BTreeSet<Ino> = inodes.into_iter().filter(|ino| !paths.contains_key(ino)).collect();
+    let mut wanted: BTreeSet<Ino> = inodes.into_iter().filter(|ino| !places.contains_key(ino)).collect();
     let (mut from, to) = key::table(key::DIRENT);
-    while !wanted.is_empty() {
-        let page = records.scan(&from, &to, STEP)?;
+    while !wanted.is_empty() && entries_max > 0 {
+        let page = records.scan(&from, &to, STEP.min(entries_max))?;
         for (key, value) in &page {
             // A damaged entry names nothing.
             let Ok(entry) = encode::record::<Dirent>(key, value) else { continue };
             if let Some((dir, name)) = key::dirent_of(key)
                 && wanted.remove(&entry.ino)
             {
-                paths.insert(entry.ino, below(records, dir, name));
+                places.insert(entry.ino, Place::Entry { dir, name: Bytes::copy_from_slice(name) });
             }
         }
+        entries_max -= page.len();
         match page.last() {
             Some((last, _)) if page.len() == STEP => from = [last, &b"\0"[..]].concat().into(),
             _ => break,
         }
     }
-    Ok(keys.iter().map(|key| name_of(records, key, &paths)).collect())
+    Ok(places)
 }
 
 /// The inode that a record beside the tree is about.
