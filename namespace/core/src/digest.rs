@@ -159,6 +159,9 @@ mod tests {
             shuffled.reverse();
             let digest = |list: &[(Vec<u8>, Vec<u8>)]| Digest::of(list.iter().map(|(k, v)| (k.as_slice(), v.as_slice())));
             prop_assert_eq!(digest(&records), digest(&shuffled));
+            let (some, rest) = records.split_at(mid);
+            prop_assert_eq!(digest(some).plus(&digest(rest)), digest(&records));
+            prop_assert_eq!(digest(&records).minus(&digest(rest)), digest(some));
         }
 
         #[test]

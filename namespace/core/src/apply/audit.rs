@@ -29,7 +29,7 @@ pub(super) fn apply(
         _ => None,
     };
     let outcome = cluster::apply(transaction, op)?;
-    // A note changes nothing itself; told twice in a row by the same person, its answer was lost.
+    // A note changes nothing itself; the same request twice in a row is one of which the answer was lost.
     let noted = matches!((op, &outcome), (RootOp::Note(_), RootOutcome::Done));
     if (transaction.others.has_changed() || noted)
         && let Some(action) = action(transaction, op, &outcome, before.as_ref())?
@@ -95,7 +95,7 @@ fn is_repeated(transaction: &Transaction<'_>, new: &AuditRecord) -> Result<bool,
     let base = transaction.base;
     let range: AuditRange = transaction.others.get(base, &key::audit_range())?.unwrap_or_default();
     let newest: Option<AuditRecord> = transaction.others.get(base, &key::audit(range.next.saturating_sub(1)))?;
-    Ok(newest.is_some_and(|newest| newest.by == new.by && newest.action == new.action))
+    Ok(newest.is_some_and(|newest| (newest.at, &newest.by, &newest.action) == (new.at, &new.by, &new.action)))
 }
 
 fn record(transaction: &mut Transaction<'_>, record: &AuditRecord) -> Result<(), ReadError> {

@@ -12,7 +12,7 @@ use causeway_namespace_core::memory::MemoryRecords;
 use causeway_namespace_core::promotion;
 use causeway_namespace_core::query;
 use causeway_namespace_core::root::{
-    ClusterRecord, NodeRecord, RealmKey, RootOp, RootOutcome, RootRefusal, VolumeSpec,
+    ClusterRecord, NodeRecord, Note, RealmKey, RootOp, RootOutcome, RootRefusal, VolumeSpec,
 };
 
 use causeway_topology::TopologySpec;
@@ -403,6 +403,40 @@ fn what_people_change_is_recorded_once_and_only_if_it_changed() {
     let long = By { reason: "x".repeat(audit::REASON_BYTES_MAX + 1), ..by("") };
     let refused = root.body(RequestBody::Audited { op: drain(true), by: long });
     assert!(matches!(refused, Outcome::Invalid(_)), "{refused:?}");
+}
+
+#[test]
+fn a_note_is_recorded_and_changes_nothing_else() {
+    let mut root = Root::new();
+    let note = |node: u64, name: &str| {
+        RootOp::Note(Note::TrustReplica { id: VolumeId(7), name: name.to_owned(), node: NodeId(node) })
+    };
+    let by = By { who: "client/ann".to_owned(), node: NodeId(1), reason: "seen".to_owned() };
+    let ask = |root: &mut Root, at: i64, op: RootOp| {
+        root.seq = root.seq.next().unwrap();
+        let body = RequestBody::Audited { op, by: by.clone() };
+        let command = Command { requests: vec![Request { at: Timestamp(at), body }] };
+        root.records.apply(root.seq, &command).unwrap().outcomes.remove(0)
+    };
+    let recorded = |root: &Root| query::audit(&root.records, None, 100).unwrap();
+    // Asked for twice with the same request, since an answer was lost; and once more, later.
+    for (at, count) in [(5, 1), (5, 1), (6, 2)] {
+        assert_eq!(ask(&mut root, at, note(1, "data")), Outcome::Root(RootOutcome::Done));
+        assert_eq!(recorded(&root).len(), count, "at {at}");
+    }
+    let trusted = AuditAction::ReplicaTrusted { id: VolumeId(7), name: "data".to_owned(), node: NodeId(1) };
+    assert_eq!((&recorded(&root)[0].1.action, &recorded(&root)[0].1.by), (&trusted, &by));
+    let before = root.records.clone();
+    let unknown = ask(&mut root, 7, note(9, "data"));
+    assert_eq!(unknown, Outcome::Root(RootOutcome::Refused(RootRefusal::UnknownNode(NodeId(9)))));
+    let long = ask(&mut root, 7, note(1, &"n".repeat(64)));
+    assert!(matches!(long, Outcome::Root(RootOutcome::Refused(RootRefusal::Invalid(_)))), "{long:?}");
+    assert_eq!(recorded(&root).len(), 2);
+    let others = |records: &MemoryRecords| -> Vec<_> {
+        let tables = records.iter().filter(|(key, _)| key[0] != causeway_namespace_core::key::META);
+        tables.map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    assert_eq!(others(&before), others(&root.records), "what is refused leaves nothing");
 }
 
 #[test]

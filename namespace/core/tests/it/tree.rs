@@ -196,3 +196,21 @@ fn records_are_named_for_people() {
     volume.done(vec![other]);
     assert_eq!(query::names_of(&volume.records, &[key::inode(file)]).unwrap(), ["a/\\xff\\n"]);
 }
+
+#[test]
+fn inodes_are_found_by_their_names() {
+    let mut volume = Volume::new();
+    volume.done(vec![mkdir("a"), mkdir("a/b"), put("a/b/file", b"x"), put("top", b"y")]);
+    volume.done(vec![Op::Link { from: at("a/b/file"), to: at("further") }]);
+    let ino = |path: &str| query::resolve(&volume.records, path.as_bytes()).unwrap().unwrap();
+    let paths = |inodes: &[Ino], entries_max: usize| -> Vec<(Ino, String)> {
+        let found = query::paths_of(&volume.records, inodes.iter().copied().collect(), entries_max).unwrap();
+        found.into_iter().map(|(ino, path)| (ino, String::from_utf8(path.to_vec()).unwrap())).collect()
+    };
+    assert_eq!(paths(&[Ino::ROOT, ino("a/b")], 0), [(Ino::ROOT, String::new()), (ino("a/b"), "a/b".to_owned())]);
+    assert_eq!(paths(&[ino("top")], 100), [(ino("top"), "top".to_owned())]);
+    assert_eq!(paths(&[ino("top")], 0), [], "more than it may look at");
+    let [(_, linked)] = paths(&[ino("a/b/file")], 100).try_into().unwrap();
+    assert!(linked == "further" || linked == "a/b/file", "{linked}");
+    assert_eq!(paths(&[Ino(999)], 100), []);
+}
