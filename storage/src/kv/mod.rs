@@ -179,9 +179,10 @@ impl Batch {
     /// of a batch the same version and leave the order among equal keys open.
     pub(crate) fn last_of_each_key(self) -> Vec<(Space, Bytes, Option<Bytes>)> {
         let mut ops = self.ops;
-        let mut seen: HashSet<(Space, Bytes)> = HashSet::with_capacity(ops.len());
-        ops.reverse();
-        ops.retain(|(space, key, _)| seen.insert((*space, key.clone())));
+        let mut seen: HashSet<(Space, &[u8])> = HashSet::with_capacity(ops.len());
+        let counts: Vec<bool> = ops.iter().rev().map(|(space, key, _)| seen.insert((*space, key))).collect();
+        let mut counts = counts.into_iter().rev();
+        ops.retain(|_| counts.next().unwrap_or(true));
         ops
     }
 

@@ -319,7 +319,7 @@ impl<'t, 'a> Tree<'t, 'a> {
         self.account(quota, Usage::default(), Usage::of(&inode))?;
         self.account_owner(attr.uid, Usage::default(), Usage::of(&inode))?;
         self.enter(dir, name, Dirent { ino, kind: inode.kind() })?;
-        *self.transaction.inodes.edit(self.transaction.base, &ino)? = Some(inode);
+        self.transaction.inodes.create(&ino, inode);
         Ok(OpDone { ino, version })
     }
 

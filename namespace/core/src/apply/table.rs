@@ -114,6 +114,17 @@ impl<K: Keyed> Table<K> {
         Ok(&mut self.slot(base, key)?.now)
     }
 
+    /// Puts a record under a key that was never given before, without looking whether it is there.
+    pub(super) fn create(&mut self, key: &K, value: K::Value) {
+        let vacant = || Slot { key: key.stored(), old: None, now: None, saved_in: 0 };
+        let slot = self.slots.entry(key.clone()).or_insert_with(vacant);
+        let before = slot.now.replace(value);
+        if slot.saved_in != self.request {
+            slot.saved_in = self.request;
+            self.undo.push((key.clone(), before));
+        }
+    }
+
     /// Starts a request: what was changed so far stays.
     pub(super) fn begin(&mut self) {
         self.undo.clear();

@@ -1,5 +1,7 @@
 //! Where blocking work runs.
 
+use tokio::runtime::{Handle, RuntimeFlavor};
+
 /// Whether blocking calls go to tokio's blocking threads or run where they are, which a deterministic simulation needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blocking {
@@ -29,5 +31,18 @@ impl Blocking {
                 },
             },
         }
+    }
+
+    /// Runs work that is short as a rule. Where the runtime has other threads to go on with, it runs in the caller's, since
+    /// handing it over and back costs two wake-ups.
+    pub(crate) async fn run_short<T, F>(self, work: F) -> T
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        if self == Self::Pool && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+            return tokio::task::block_in_place(work);
+        }
+        self.run(work).await
     }
 }

@@ -16,6 +16,8 @@ use super::wire;
 
 /// Most entries applied in one batch of the store.
 const APPLY_MAX: usize = 256;
+/// So few entries are applied where they come.
+const APPLY_HERE_MAX: usize = 4;
 /// How long a full disk is waited for between two tries.
 const FULL_RETRY: Duration = Duration::from_millis(500);
 
@@ -53,7 +55,11 @@ impl StateMachine {
         loop {
             let (group, work) = (Arc::clone(&self.group), Arc::clone(&entries));
             let done = outcomes.len();
-            let applied = self.blocking.run(move || group.apply_in(era, &work[done..])).await;
+            let apply = move || group.apply_in(era, &work[done..]);
+            let applied = match entries.len() {
+                ..=APPLY_HERE_MAX => self.blocking.run_short(apply).await,
+                _ => self.blocking.run(apply).await,
+            };
             match applied {
                 Ok(applied) => {
                     outcomes.extend(applied.into_iter().map(Outcomes));

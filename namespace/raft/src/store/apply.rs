@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
@@ -11,8 +11,9 @@ use causeway_namespace_core::apply::{Applied, apply};
 use causeway_namespace_core::command::{Command, Outcome};
 use causeway_namespace_core::key;
 use causeway_namespace_core::records::{ReadError, Record, Records};
-use causeway_storage::kv::{Batch, Kv};
+use causeway_storage::kv::{Batch, KvRead};
 
+use super::cache::{RecordCache, Tenant};
 use super::layout::{
     ChangedKey, ChangesOf, Meta, Position, changes_key, current_key, encode_changes, encode_meta, meta_key, old_key,
     record_key, stamped, unstamped,
@@ -62,7 +63,7 @@ impl GroupStore {
         let mut current = lock(&self.meta);
         self.check_era(era)?;
         let mut meta = current.clone();
-        let mut work = Work::new(self);
+        let mut work = Work::new(self, meta.seq());
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut marks = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -88,7 +89,7 @@ impl GroupStore {
         Ok(outcomes)
     }
 
-    fn apply_one(&self, work: &mut Work<'_>, meta: &mut Meta, entry: &Entry) -> Result<Vec<Outcome>, StoreError> {
+    fn apply_one(&self, work: &mut Work, meta: &mut Meta, entry: &Entry) -> Result<Vec<Outcome>, StoreError> {
         let seq = Seq(entry.position.index);
         let bytes = match &entry.payload {
             Payload::Blank => return Ok(Vec::new()),
@@ -107,7 +108,11 @@ impl GroupStore {
         meta.time = command.requests.iter().fold(meta.time, |time, request| time.max(request.at));
         let mut keys: Vec<ChangedKey> = Vec::with_capacity(changes.len());
         for change in changes {
-            let before = work.overlay.versioned(&change.key).map_err(read)?;
+            // What was not there when the command looked is not looked for again.
+            let before = match &change.old {
+                Some(_) => work.overlay.versioned(&change.key).map_err(read)?,
+                None => None,
+            };
             debug_assert_eq!(before.as_ref().map(|(_, value)| value), change.old.as_ref(), "{:?}", change.key);
             meta.digest.apply(&change);
             match (&before, &change.new) {
@@ -130,24 +135,36 @@ impl GroupStore {
         Ok(outcomes)
     }
 
-    fn write(&self, work: Work<'_>, meta: &Meta) -> Result<(), StoreError> {
+    fn write(&self, work: Work, meta: &Meta) -> Result<(), StoreError> {
         let Work { overlay, mut batch, .. } = work;
-        overlay.drain_into(&mut batch);
+        let (seq, tenant) = (meta.seq(), *lock(&self.tenant));
+        let mut hot = Vec::new();
+        overlay.drain_into(&mut batch, |place, record| {
+            if self.cache.forget(tenant, place, seq)
+                && let Some(record) = record
+            {
+                hot.push((place.clone(), record.clone()));
+            }
+        });
         batch.put(META, meta_key(self.id), encode_meta(self.id, meta)?);
-        self.kv.write(batch).map_err(|source| self.kv_error(source))
+        self.kv.write(batch).map_err(|source| self.kv_error(source))?;
+        for (place, (written, value)) in hot {
+            self.cache.keep(tenant, place, seq, written, &value);
+        }
+        Ok(())
     }
 }
 
 /// A batch in the making.
-struct Work<'a> {
-    overlay: Overlay<'a>,
+struct Work {
+    overlay: Overlay,
     batch: Batch,
     bytes: usize,
 }
 
-impl<'a> Work<'a> {
-    fn new(store: &'a GroupStore) -> Self {
-        Self { overlay: Overlay::new(store.kv.as_ref(), store.id), batch: Batch::new(), bytes: 0 }
+impl Work {
+    fn new(store: &GroupStore, seq: Seq) -> Self {
+        Self { overlay: Overlay::new(store, seq), batch: Batch::new(), bytes: 0 }
     }
 }
 
@@ -159,24 +176,40 @@ struct Cached {
 
 /// The newest records with what the batch in the making changes.
 #[derive(Debug)]
-struct Overlay<'a> {
-    kv: &'a dyn Kv,
+struct Overlay {
+    /// Nobody else writes this group's records meanwhile. One moment for the batch costs less than one for each read.
+    kv: Box<dyn KvRead>,
+    /// The newest seq in it.
+    seq: Seq,
+    records: Arc<RecordCache>,
+    tenant: Tenant,
     group: VolumeId,
     /// Also what was read, so that hot records are read once a batch.
     cache: Mutex<BTreeMap<Bytes, Cached>>,
 }
 
-impl<'a> Overlay<'a> {
-    fn new(kv: &'a dyn Kv, group: VolumeId) -> Self {
-        Self { kv, group, cache: Mutex::default() }
+impl Overlay {
+    fn new(store: &GroupStore, seq: Seq) -> Self {
+        let (kv, records, tenant) = (store.kv.snapshot(), Arc::clone(&store.cache), *lock(&store.tenant));
+        Self { kv, seq, records, tenant, group: store.id, cache: Mutex::default() }
     }
 
     fn versioned(&self, key: &[u8]) -> Result<Option<(Seq, Bytes)>, ReadError> {
         if let Some(cached) = lock(&self.cache).get(key) {
             return Ok(cached.record.clone());
         }
-        let stored = self.kv.get(CURRENT, &current_key(self.group, key)).map_err(read_error)?;
-        let record = stored.map(|stored| unstamped(stored).ok_or_else(|| corrupt(key))).transpose()?;
+        let place = current_key(self.group, key);
+        let record = match self.records.get(self.tenant, &place, Seq(u64::MAX)) {
+            Some(record) => Some(record),
+            None => {
+                let stored = self.kv.get(CURRENT, &place).map_err(read_error)?;
+                let record = stored.map(|stored| unstamped(stored).ok_or_else(|| corrupt(key))).transpose()?;
+                if let Some((written, value)) = &record {
+                    self.records.keep(self.tenant, place, self.seq, *written, value);
+                }
+                record
+            }
+        };
         let cached = Cached { record: record.clone(), dirty: false };
         lock(&self.cache).insert(Bytes::copy_from_slice(key), cached);
         Ok(record)
@@ -186,10 +219,12 @@ impl<'a> Overlay<'a> {
         lock(&self.cache).insert(key, Cached { record, dirty: true });
     }
 
-    fn drain_into(self, batch: &mut Batch) {
+    /// Puts what was changed into a batch; `each` is told of it.
+    fn drain_into(self, batch: &mut Batch, mut each: impl FnMut(&Bytes, Option<&(Seq, Bytes)>)) {
         let cache = self.cache.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         for (key, cached) in cache.into_iter().filter(|(_, cached)| cached.dirty) {
             let key = current_key(self.group, &key);
+            each(&key, cached.record.as_ref());
             match cached.record {
                 Some((seq, value)) => batch.put(CURRENT, key, stamped(seq, &value)),
                 None => batch.delete(CURRENT, key),
@@ -198,7 +233,7 @@ impl<'a> Overlay<'a> {
     }
 }
 
-impl Records for Overlay<'_> {
+impl Records for Overlay {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         Ok(self.versioned(key)?.map(|(_, value)| value))
     }

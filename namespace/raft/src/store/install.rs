@@ -99,6 +99,7 @@ impl GroupStore {
     fn settle(&self, meta: &mut Meta, installed: Meta) {
         let seq = installed.seq();
         *lock(&self.ring) = Ring::of(&installed);
+        self.cache.leave(std::mem::replace(&mut *lock(&self.tenant), self.cache.tenant()));
         // The view of before first: it must not be read once the mark is gone.
         *lock(&self.view) = None;
         *lock(&self.diverged) = None;

@@ -9,6 +9,7 @@
 
 mod apply;
 mod between;
+mod cache;
 mod changes;
 mod forget;
 mod install;
@@ -43,6 +44,7 @@ use causeway_storage::kv::{Kv, KvError, KvRead, Space};
 
 pub use apply::{Entry, Payload};
 pub use between::{ChangedRecords, SeqChanges};
+use cache::{RecordCache, Tenant};
 pub use changes::{Changed, Changes};
 pub use forget::ForgottenLine;
 pub use layout::{Meta, Named, Position};
@@ -182,6 +184,7 @@ pub struct StateStore {
     kv: Arc<dyn Kv>,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    cache: Arc<RecordCache>,
     groups: Mutex<BTreeMap<VolumeId, Arc<GroupStore>>>,
     /// Lines of which everything here was given up.
     forgotten: Mutex<BTreeSet<(VolumeId, Lineage)>>,
@@ -203,7 +206,8 @@ impl StateStore {
         let io = |source| StoreError::Io { action: "create", path: dir.to_owned(), source };
         disk.create_dir_all(dir).map_err(io)?;
         let forgotten = Mutex::new(forget::read(kv.as_ref())?);
-        let store = Arc::new(Self { kv, disk, dir: dir.to_owned(), groups: Mutex::default(), forgotten });
+        let (dir, cache) = (dir.to_owned(), Arc::default());
+        let store = Arc::new(Self { kv, disk, dir, cache, groups: Mutex::default(), forgotten });
         // What a killed process wrote is readable but not yet durable, and the log may be purged up to it.
         let persisted = store.kv.persist();
         persisted.map_err(|source| StoreError::Kv { group: VolumeId::ROOT, source })?;
@@ -294,6 +298,9 @@ pub struct GroupStore {
     kv: Arc<dyn Kv>,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    cache: Arc<RecordCache>,
+    /// Under which records of this state are in the cache.
+    tenant: Mutex<Tenant>,
     /// Held while the state is written, which may take long.
     meta: Mutex<Meta>,
     /// The same for those who look; held for a moment only.
@@ -330,6 +337,8 @@ impl GroupStore {
             kv,
             disk: Arc::clone(&store.disk),
             dir: store.dir.clone(),
+            tenant: Mutex::new(store.cache.tenant()),
+            cache: Arc::clone(&store.cache),
             published: Mutex::new(meta.clone()),
             meta: Mutex::new(meta),
             applied: watch::Sender::new(applied),
@@ -386,7 +395,8 @@ impl GroupStore {
             *used = true;
             return Ok(StateView::newest(Arc::clone(state)));
         }
-        let state = Arc::new(ViewState::take(self.kv.as_ref(), self.id)?);
+        let state = ViewState::take(self.kv.as_ref(), self.id)?;
+        let state = Arc::new(state.cached(&self.cache, *lock(&self.tenant)));
         *cached = Some((Arc::clone(&state), true));
         Ok(StateView::newest(state))
     }

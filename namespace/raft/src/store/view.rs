@@ -12,6 +12,7 @@ use causeway_namespace_core::digest::Digest;
 use causeway_namespace_core::records::{ReadError, Record, Records};
 use causeway_storage::kv::{Kv, KvError, KvRead};
 
+use super::cache::{RecordCache, Tenant};
 use super::layout::{
     Meta, current_key, decode_old_key, old_bound, old_key, old_prefix, read_meta, record_key, unstamped,
 };
@@ -22,13 +23,19 @@ pub(super) struct ViewState {
     pub(super) group: VolumeId,
     pub(super) kv: Box<dyn KvRead>,
     pub(super) meta: Meta,
+    /// Where records of the newest state may be found sooner; not for who looks what the store really holds.
+    cache: Option<(Arc<RecordCache>, Tenant)>,
 }
 
 impl ViewState {
     pub(super) fn take(kv: &dyn Kv, group: VolumeId) -> Result<Self, StoreError> {
         let kv = kv.snapshot();
         let meta = read_meta(kv.as_ref(), group)?;
-        Ok(Self { group, kv, meta })
+        Ok(Self { group, kv, meta, cache: None })
+    }
+
+    pub(super) fn cached(self, cache: &Arc<RecordCache>, tenant: Tenant) -> Self {
+        Self { cache: Some((Arc::clone(cache), tenant)), ..self }
     }
 }
 
@@ -102,8 +109,17 @@ impl StateView {
     /// # Errors
     /// The store failed.
     pub fn get_versioned(&self, key: &[u8]) -> Result<Option<(Seq, Bytes)>, ReadError> {
-        let stored = self.kv().get(CURRENT, &current_key(self.group(), key)).map_err(read_error)?;
+        let place = current_key(self.group(), key);
+        if let Some((cache, tenant)) = &self.state.cache
+            && let Some(found) = cache.get(*tenant, &place, self.seq)
+        {
+            return Ok(Some(found));
+        }
+        let stored = self.kv().get(CURRENT, &place).map_err(read_error)?;
         let current = stored.map(|stored| unstamped(stored).ok_or_else(|| corrupt(key))).transpose()?;
+        if let (Some((cache, tenant)), Some((written, value))) = (&self.state.cache, &current) {
+            cache.keep(*tenant, place, self.state.meta.seq(), *written, value);
+        }
         match current {
             Some((written, value)) if written <= self.seq => Ok(Some((written, value))),
             None if self.is_newest() => Ok(None),
