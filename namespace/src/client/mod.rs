@@ -4,6 +4,7 @@
 //! nodes, which forwards to a leader where it must. A call that failed without effect, or whose repetition is harmless, is
 //! tried again, at the next node, with growing pauses, until its deadline. Batches carry a session and a number, so that
 //! trying again after an unknown outcome applies them at most once; sessions are opened and replaced behind the scenes.
+//! Stats and batches that callers of one client have at the same time share messages, each with its own answer.
 //!
 //! ```no_run
 //! # async fn example(identity: std::sync::Arc<causeway_transport::IdentityStore>) -> Result<(), Box<dyn std::error::Error>> {
@@ -28,6 +29,7 @@ mod manage;
 mod mutate;
 mod reads;
 mod sessions;
+mod together;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -40,11 +42,15 @@ use causeway_transport::grpc::{self, MESSAGE_BYTES_MAX};
 use causeway_transport::{ExpectPeer, IdentityStore};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tonic::Status;
 use tonic::transport::Channel;
 
+use causeway_proto::v1;
 use causeway_proto::v1::admin_client::AdminClient as AdminStub;
 use causeway_proto::v1::manage_client::ManageClient as ManageStub;
 use causeway_proto::v1::namespace_client::NamespaceClient as NamespaceStub;
+
+use together::{Carrier, Together};
 
 pub use error::ClientError;
 pub use feed::Feed;
@@ -108,11 +114,28 @@ struct Shared {
 struct Node {
     address: String,
     channel: Channel,
+    carrier: Carrier,
+    calls: Arc<Calls>,
+}
+
+/// The calls to a node that travel together.
+#[derive(Debug)]
+struct Calls {
+    stats: Together<v1::StatRequest, v1::StatResponse>,
+    batches: Together<v1::MutateRequest, v1::MutateResponse>,
 }
 
 impl Node {
     fn namespace(&self) -> NamespaceStub<Channel> {
         NamespaceStub::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    async fn stat(&self, ask: v1::StatRequest, limit: Duration) -> Result<v1::StatResponse, Status> {
+        self.calls.stats.ask(ask, limit, &self.carrier).await
+    }
+
+    async fn mutate(&self, ask: v1::MutateRequest, limit: Duration) -> Result<v1::MutateResponse, Status> {
+        self.calls.batches.ask(ask, limit, &self.carrier).await
     }
 
     fn manage(&self) -> ManageStub<Channel> {
@@ -148,7 +171,9 @@ impl NamespaceClient {
         for address in &config.nodes {
             let channel = grpc::channel(address, identity, ExpectPeer::AnyNode)
                 .map_err(|error| ClientError::Config(format!("TLS towards {address}: {error}")))?;
-            nodes.push(Node { address: address.clone(), channel });
+            let carrier = Carrier::new(channel.clone(), config.cluster);
+            let calls = Arc::new(Calls { stats: Together::new(), batches: Together::new() });
+            nodes.push(Node { address: address.clone(), channel, carrier, calls });
         }
         let id = config.client.0;
         // Both halves, so that ids that differ in one only jitter differently.

@@ -201,7 +201,8 @@ impl NamespaceClient {
                 }
                 Work::Manage(op) => {
                     let message = v1::ApplyRequest { volume, session, number, acked_below, op: Some(op) };
-                    received(node.manage().apply(self.request(message, limit)).await, &node, call)?
+                    let response = node.manage().apply(self.request(message, limit)).await;
+                    received(response.map(tonic::Response::into_inner), &node, call)?
                 }
             };
             match sent {
@@ -248,8 +249,7 @@ impl NamespaceClient {
         limit: std::time::Duration,
         call: &Call,
     ) -> Result<Result<Answer, Failure>, ClientError> {
-        let request = self.request(message, limit);
-        received(node.namespace().mutate(request).await, node, call)
+        received(node.mutate(message, limit).await, node, call)
     }
 }
 
@@ -262,12 +262,12 @@ enum Work {
 
 /// What came of an attempt. The outer error is an answer that does not decode.
 fn received(
-    response: Result<tonic::Response<v1::MutateResponse>, tonic::Status>,
+    response: Result<v1::MutateResponse, tonic::Status>,
     node: &Node,
     call: &Call,
 ) -> Result<Result<Answer, Failure>, ClientError> {
     match response {
-        Ok(response) => answer(response.into_inner()).map(Ok).map_err(|error| bad_answer(&call.what, &error)),
+        Ok(response) => answer(response).map(Ok).map_err(|error| bad_answer(&call.what, &error)),
         Err(status) => Ok(Err(Failure::of(&status, &node.address))),
     }
 }

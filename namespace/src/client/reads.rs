@@ -39,8 +39,8 @@ impl NamespaceClient {
         let consistency = Some(freshness.into_wire());
         let message = v1::StatRequest { volume: volume.0, at: Some(at.into_wire()), consistency };
         let attempt = |node: super::Node, limit| {
-            let request = self.request(message.clone(), limit);
-            async move { node.namespace().stat(request).await }
+            let message = message.clone();
+            async move { node.stat(message, limit).await.map(tonic::Response::new) }
         };
         let answer = self.try_all(what.as_str(), attempt).await?;
         let value = wire::required(answer.result, "result");

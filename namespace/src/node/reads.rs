@@ -25,6 +25,8 @@ pub(crate) const PAGE_DEFAULT: u32 = 1000;
 pub(crate) const PAGE_BYTES: usize = 2 << 20;
 /// Most paths of one `stat_many`.
 pub(crate) const STATS_MAX: usize = 4096;
+/// So many are read where they are asked for, as a single one is.
+const STATS_HERE: usize = 64;
 /// Longest wait for the root group where what is known here would do.
 const REFRESH_MAX: Duration = Duration::from_secs(1);
 /// Entries read from the store at once.
@@ -99,8 +101,9 @@ impl Namespace {
             return Err(Error::Invalid(format!("{} paths at once, at most {STATS_MAX} are allowed", at.len())));
         }
         let Snapshot { view, state } = self.snapshot(volume, freshness, deadline).await?;
+        let few = at.len() <= STATS_HERE;
         let read = move || at.iter().map(|at| found(&view, at)).collect::<Result<Vec<_>, _>>();
-        Ok(Read { state, value: blocking(read).await? })
+        Ok(Read { state, value: if few { read()? } else { blocking(read).await? } })
     }
 
     /// A page of a directory: entries after the name `after` in byte order, at most `limit` (zero: 1,000; 4,096 at most),

@@ -65,6 +65,17 @@ impl Guard {
         Ok(Admitted { deadline, peer, _place: place(&self.requests, "requests")? })
     }
 
+    /// Places for more requests that came within one call.
+    #[allow(clippy::result_large_err)]
+    pub(super) fn more(&self, count: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        if count == 0 {
+            return Ok(None);
+        }
+        let places = self.requests.clone().try_acquire_many_owned(count);
+        places.map(Some).map_err(|_| overloaded("requests"))
+    }
+
     /// As [`Self::client`], for walks and waits: they last, so they have places of their own. A walk needs no deadline.
     #[allow(clippy::result_large_err)]
     pub(super) fn lasting<T>(&self, request: &Request<T>) -> Result<Admitted, Status> {
@@ -163,8 +174,10 @@ fn no_deadline() -> Status {
 
 #[allow(clippy::result_large_err)]
 fn place(places: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Status> {
-    places.clone().try_acquire_owned().map_err(|_| {
-        let message = format!("too many {what} at once; try again, or another node");
-        rpc::failure(Code::ResourceExhausted, RetryClass::Transient, "overloaded", message)
-    })
+    places.clone().try_acquire_owned().map_err(|_| overloaded(what))
+}
+
+fn overloaded(what: &str) -> Status {
+    let message = format!("too many {what} at once; try again, or another node");
+    rpc::failure(Code::ResourceExhausted, RetryClass::Transient, "overloaded", message)
 }

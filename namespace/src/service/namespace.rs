@@ -1,8 +1,11 @@
 //! The client API of the tree.
 
+use std::time::Duration;
+
 use causeway_base::{ClientId, Seq, VolumeId};
 use causeway_namespace_core::command::{Outcome, SessionId};
 use causeway_proto::v1::{self, namespace_server};
+use futures::future::join_all;
 use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
@@ -12,6 +15,9 @@ use crate::read::Freshness;
 use crate::rpc;
 use crate::wire::{self, Wire, WireError};
 use causeway_namespace_raft::Proposed;
+
+/// Most batches of one `MutateMany`.
+const MANY_MAX: usize = 256;
 
 /// Unset means linearizable.
 pub(super) fn freshness(message: Option<v1::Consistency>) -> Result<Freshness, WireError> {
@@ -34,15 +40,22 @@ impl namespace_server::Namespace for Service {
 
     async fn mutate(&self, request: Request<v1::MutateRequest>) -> Result<Response<v1::MutateResponse>, Status> {
         let admitted = self.guard.client(&request)?;
-        let message = request.into_inner();
-        let batch = Numbered {
-            session: SessionId(message.session),
-            number: message.number,
-            acked_below: message.acked_below,
-            ops: wire::all(message.ops).map_err(rpc::invalid)?,
-        };
-        let proposed = self.namespace.mutate(VolumeId(message.volume), batch, admitted.deadline).await?;
-        Ok(Response::new(mutated(proposed)))
+        self.mutate_one(request.into_inner(), admitted.deadline).await.map(Response::new)
+    }
+
+    async fn mutate_many(
+        &self,
+        request: Request<v1::MutateManyRequest>,
+    ) -> Result<Response<v1::MutateManyResponse>, Status> {
+        let admitted = self.guard.client(&request)?;
+        let requests = request.into_inner().requests;
+        if requests.len() > MANY_MAX {
+            return Err(rpc::invalid(format!("{} batches at once, at most {MANY_MAX} are allowed", requests.len())));
+        }
+        let _places = self.guard.more(requests.len().saturating_sub(1))?;
+        let each = requests.into_iter().map(|one| self.mutate_one(one, admitted.deadline));
+        let answers = join_all(each).await.into_iter().map(wire::mutate_answer).collect();
+        Ok(Response::new(v1::MutateManyResponse { answers }))
     }
 
     async fn stat(&self, request: Request<v1::StatRequest>) -> Result<Response<v1::StatResponse>, Status> {
@@ -98,6 +111,18 @@ impl namespace_server::Namespace for Service {
         let place = self.namespace.resolve(&path, admitted.deadline).await?;
         let (place, seq) = place.map_err(|errno| rpc::invalid(format!("path: {errno}")))?;
         Ok(Response::new(v1::ResolveResponse { place: Some(place.into_wire()), root_seq: seq.0 }))
+    }
+}
+
+impl Service {
+    async fn mutate_one(&self, message: v1::MutateRequest, deadline: Duration) -> Result<v1::MutateResponse, Status> {
+        let batch = Numbered {
+            session: SessionId(message.session),
+            number: message.number,
+            acked_below: message.acked_below,
+            ops: wire::all(message.ops).map_err(rpc::invalid)?,
+        };
+        Ok(mutated(self.namespace.mutate(VolumeId(message.volume), batch, deadline).await?))
     }
 }
 

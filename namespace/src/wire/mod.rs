@@ -4,6 +4,7 @@
 //! What comes in is checked here: lengths, unset fields, unknown enum values. A message is bounded by the size limit of its
 //! connection before it gets here.
 
+mod answers;
 mod digest;
 mod listing;
 mod manage;
@@ -21,6 +22,8 @@ use causeway_namespace_core::root::VolumeRecord;
 use causeway_namespace_raft::link::PeerRequest;
 use causeway_proto::peer::v1 as peer;
 use causeway_proto::v1;
+
+pub(crate) use self::answers::{answered, mutate_answer};
 
 use crate::node::{AsideLine, AsideSeq};
 use crate::read::{Consistency, Freshness, ReadState};

@@ -1,7 +1,7 @@
 //! Reads and writes from every node.
 
 use bytes::Bytes;
-use causeway_base::{RetryClass, Seq};
+use causeway_base::{RetryClass, Seq, VolumeId};
 use causeway_namespace::client::{ClientError, ListPage};
 use causeway_namespace::{Consistency, Freshness, Place};
 use causeway_namespace_core::command::{Errno, Op};
@@ -138,5 +138,49 @@ async fn mounts_lead_to_volumes_and_refusals_say_why() {
     assert!(matches!(&none, ClientError::Rejected { reason, .. } if reason == "no-volume"), "{none}");
     assert_eq!(client.realm_key("default").await.unwrap().0, [7; 32]);
     assert_eq!(client.volumes().await.unwrap(), [alpha, beta]);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_callers_of_one_client_ask_at_the_same_time_is_answered_one_by_one() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client(&[1]).await;
+    let (one, other) = (volume(&client, "alpha").await.id, volume(&client, "beta").await.id);
+    client.mutate(one, vec![create("taken")]).await.unwrap();
+    // Files of two volumes, a name that is taken, and a volume that is not there, all at once.
+    let batches = (0..60_u64).map(|n| {
+        let client = &client;
+        async move {
+            match n % 4 {
+                0 => client.mutate(one, vec![create(format!("file-{n}"))]).await,
+                1 => client.mutate(other, vec![create(format!("file-{n}"))]).await,
+                2 => client.mutate(one, vec![create("taken")]).await,
+                _ => client.mutate(VolumeId(999), vec![create("x")]).await,
+            }
+        }
+    });
+    for (n, outcome) in (0..60_u64).zip(futures::future::join_all(batches).await) {
+        match (n % 4, outcome) {
+            (0 | 1, Ok(done)) => assert_eq!(done.done.len(), 1),
+            (2, Err(ClientError::Refused { refusal, .. })) => assert_eq!(refusal.code, Errno::Exists),
+            (3, Err(ClientError::Rejected { reason, .. })) => assert_eq!(reason, "no-volume"),
+            (_, outcome) => panic!("{n}: {outcome:?}"),
+        }
+    }
+    let stats = (0..60_u64).map(|n| {
+        let client = &client;
+        async move {
+            let id = [one, other][usize::from(n % 4 == 1)];
+            let consistency =
+                if n < 30 { Consistency::Linearizable } else { Consistency::Bounded(std::time::Duration::ZERO) };
+            (n, client.stat(id, at(format!("file-{n}")), consistency).await.unwrap().value)
+        }
+    });
+    for (n, found) in futures::future::join_all(stats).await {
+        match n % 4 {
+            0 | 1 => assert_eq!(found.unwrap().inode.body, Body::File(Content::Inline(Bytes::new())), "file-{n}"),
+            _ => assert_eq!(found, Err(Errno::NotFound), "file-{n}"),
+        }
+    }
     cluster.stop_all().await;
 }

@@ -379,6 +379,48 @@ pub mod mutate_response {
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MutateManyRequest {
+    /// At most 256.
+    #[prost(message, repeated, tag = "1")]
+    pub requests: ::prost::alloc::vec::Vec<MutateRequest>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MutateManyResponse {
+    /// One for each request, in order.
+    #[prost(message, repeated, tag = "1")]
+    pub answers: ::prost::alloc::vec::Vec<MutateAnswer>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MutateAnswer {
+    #[prost(oneof = "mutate_answer::Result", tags = "1, 2")]
+    pub result: ::core::option::Option<mutate_answer::Result>,
+}
+/// Nested message and enum types in `MutateAnswer`.
+pub mod mutate_answer {
+    /// What would have been the status of the call, had the request come alone.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Failed {
+        /// Of gRPC.
+        #[prost(int32, tag = "1")]
+        pub code: i32,
+        #[prost(string, tag = "2")]
+        pub message: ::prost::alloc::string::String,
+        /// The trailers whose names begin with `causeway-`.
+        #[prost(map = "string, string", tag = "3")]
+        pub details: ::std::collections::HashMap<
+            ::prost::alloc::string::String,
+            ::prost::alloc::string::String,
+        >,
+    }
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Result {
+        #[prost(message, tag = "1")]
+        Answered(super::MutateResponse),
+        #[prost(message, tag = "2")]
+        Failed(Failed),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Done {
     /// One for each operation.
     #[prost(message, repeated, tag = "1")]
@@ -869,6 +911,31 @@ pub mod namespace_client {
                 .insert(GrpcMethod::new("causeway.v1.Namespace", "Mutate"));
             self.inner.unary(req, path, codec).await
         }
+        /// Batches that a client has at the same time, each as if it came alone: nothing joins them, and their order is open.
+        pub async fn mutate_many(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MutateManyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MutateManyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/causeway.v1.Namespace/MutateMany",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("causeway.v1.Namespace", "MutateMany"));
+            self.inner.unary(req, path, codec).await
+        }
         /// One inode.
         pub async fn stat(
             &mut self,
@@ -1017,6 +1084,14 @@ pub mod namespace_server {
             &self,
             request: tonic::Request<super::MutateRequest>,
         ) -> std::result::Result<tonic::Response<super::MutateResponse>, tonic::Status>;
+        /// Batches that a client has at the same time, each as if it came alone: nothing joins them, and their order is open.
+        async fn mutate_many(
+            &self,
+            request: tonic::Request<super::MutateManyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MutateManyResponse>,
+            tonic::Status,
+        >;
         /// One inode.
         async fn stat(
             &self,
@@ -1202,6 +1277,51 @@ pub mod namespace_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = MutateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/causeway.v1.Namespace/MutateMany" => {
+                    #[allow(non_camel_case_types)]
+                    struct MutateManySvc<T: Namespace>(pub Arc<T>);
+                    impl<
+                        T: Namespace,
+                    > tonic::server::UnaryService<super::MutateManyRequest>
+                    for MutateManySvc<T> {
+                        type Response = super::MutateManyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MutateManyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Namespace>::mutate_many(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MutateManySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
