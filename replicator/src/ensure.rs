@@ -15,7 +15,7 @@ use crate::local;
 use crate::service::{Needed, ReadThrough};
 use crate::wire::Refusal;
 
-/// How often a call fetches before it says that nothing comes of it: chunks may be found damaged between.
+/// How often a call fetches a chunk before it says that nothing comes of it: chunks may be found damaged between.
 const FETCHES_MAX: u32 = 3;
 
 /// Fetches what is needed here, each chunk by one transfer at a time.
@@ -55,20 +55,23 @@ impl Ensure {
 
     async fn bring(&self, needed: &Needed) -> Result<(), Refusal> {
         let refuse = |error: local::LocalError| Refusal { class: error.class, message: error.reason };
-        let mut fetched = 0;
+        let mut fetched = HashMap::<ChunkId, u32>::new();
         loop {
             let missing = local::missing(self.fetcher.local(), needed.ids.clone()).await.map_err(refuse)?;
             if missing.is_empty() {
                 return Ok(());
             }
             let (flight, mut others) = self.split(missing);
-            if let Some(first) = flight.ids.first() {
-                // What is taken and not given would be fetched, and appended, for as long as the caller waits.
-                if fetched == FETCHES_MAX {
-                    let message = format!("chunk {first} came {fetched} times, and this node's store does not give it");
+            // What is taken and not given would be fetched, and appended, for as long as the caller waits.
+            for id in &flight.ids {
+                let times = fetched.entry(*id).or_default();
+                if *times == FETCHES_MAX {
+                    let message = format!("chunk {id} came {times} times, and this node's store does not give it");
                     return Err(Refusal { class: RetryClass::Damaged, message });
                 }
-                fetched += 1;
+                *times += 1;
+            }
+            if !flight.ids.is_empty() {
                 self.fetch(needed, &flight.ids).await?;
             }
             drop(flight);

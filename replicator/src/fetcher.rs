@@ -384,8 +384,7 @@ impl Consumer for Sink {
             Received::Baseless { index } => {
                 tracing::debug!(id = %self.ids[index], "a delta came and its base cannot be read; asking for the whole chunk");
                 self.baseless.lock().unwrap_or_else(PoisonError::into_inner).insert(self.ids[index]);
-                // The planner wants again what the batch leaves open.
-                return true;
+                Event::Unreadable(self.batch, self.ids[index])
             }
         };
         self.tell.blocking_send(Told::Other(event)).is_ok()

@@ -37,6 +37,8 @@ pub enum Event {
     Lacks(BatchId, ChunkId),
     /// The source sent other bytes than the name says.
     Corrupt(BatchId, ChunkId),
+    /// The source sent the chunk in a form that cannot be read here. It is to be asked for in another, there or elsewhere.
+    Unreadable(BatchId, ChunkId),
     /// The source said that the batch is complete.
     Ended(BatchId),
     /// The batch broke off: unreachable, reset, refused, out of bounds.
@@ -195,6 +197,11 @@ impl Planner {
             }
             Event::Lacks(batch, id) => self.lacked(now, batch, id, false),
             Event::Corrupt(batch, id) => self.lacked(now, batch, id, true),
+            Event::Unreadable(batch, id) => {
+                if self.close(now, batch, &id) {
+                    self.again(batch, id);
+                }
+            }
             Event::Ended(batch) | Event::Failed(batch) => self.end(now, batch),
             Event::Changed(source) => self.changed(source),
             Event::Obtained(id) => self.obtained(&id),
@@ -269,10 +276,15 @@ impl Planner {
         }
         if let Some(wanted) = self.wanted.get_mut(&id) {
             wanted.lacked_by.insert(source, corrupt);
-            if wanted.batch == Some(batch) {
-                wanted.batch = None;
-                self.queue.insert((wanted.priority, wanted.order, id));
-            }
+        }
+        self.again(batch, id);
+    }
+
+    /// Wants a chunk again that a batch was to bring.
+    fn again(&mut self, batch: BatchId, id: ChunkId) {
+        if let Some(wanted) = self.wanted.get_mut(&id).filter(|wanted| wanted.batch == Some(batch)) {
+            wanted.batch = None;
+            self.queue.insert((wanted.priority, wanted.order, id));
         }
     }
 

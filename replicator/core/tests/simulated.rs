@@ -312,6 +312,27 @@ fn bad_corrupt_and_forbidden_sources_are_told_apart() {
 }
 
 #[test]
+fn what_cannot_be_read_is_asked_for_again_there_and_is_no_fault() {
+    let mut planner = Planner::new(Limits { failures_max: 1, ..Limits::default() }).unwrap();
+    planner.handle(Time::ZERO, Event::Changed(source(1, 1, true)));
+    planner.want([want(0, None), want(1, None)]);
+    for round in 0..3 {
+        let now = Time::from_millis(round);
+        let batch = fetches(&mut planner, now).remove(0);
+        assert_eq!((batch.source, batch.ids.len()), (SourceId(1), 2));
+        for id in [0, 1] {
+            planner.handle(now, Event::Unreadable(batch.batch, chunk(id)));
+        }
+        planner.handle(now, Event::Ended(batch.batch));
+        assert_eq!(planner.in_flight_bytes(), 0);
+    }
+    let batch = fetches(&mut planner, Time::from_millis(3)).remove(0);
+    planner.handle(Time::from_millis(3), Event::Arrived(batch.batch, chunk(0)));
+    planner.handle(Time::from_millis(3), Event::Arrived(batch.batch, chunk(1)));
+    assert!(planner.is_done() && planner.missing().next().is_none());
+}
+
+#[test]
 fn a_far_source_is_left_alone_while_waiting_for_the_near_one_is_shorter() {
     let limits = Limits { batches_per_source_max: 1, batch_chunks_max: 10, ..Limits::default() };
     let mut planner = Planner::new(limits).unwrap();
