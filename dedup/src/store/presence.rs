@@ -75,13 +75,18 @@ impl ChunkStore {
         if entry.location.depth == 0 {
             return Ok(true);
         }
-        if lock(&self.doubtful).get(&entry.id) == Some(&entry.location) {
+        if self.is_doubtful(&entry.id, entry.location) {
             return Ok(false);
         }
         match links.checked_sub(1) {
             Some(links) => self.all_stand(&entry.bases, links, reads, pending),
             None => Ok(false),
         }
+    }
+
+    /// Whether the chunk at this place did not decode, so that it or what it stands on is wrong.
+    pub(super) fn is_doubtful(&self, id: &ChunkId, location: Location) -> bool {
+        lock(&self.doubtful).get(id) == Some(&location)
     }
 
     /// Whether a delta on these chunks can be read: its whole chain is here, within the bounds that hold for reading it.

@@ -16,6 +16,7 @@ use super::index::{BATCH_ENTRIES, Entry, Index, Location, Lookup, PackMeta, Pack
 use super::pack::{ReadError, Scanned, read_footer, read_pack_header, read_trailer, scan};
 use super::writer::{Active, Writer, full};
 use super::{DamagedRange, RebuildReason, RecoveryReport, StoreError, StoreOptions, TailCut};
+use crate::delta::{DEPTH_MAX, READS_MAX};
 
 type Corrupt = BTreeMap<ChunkId, Location>;
 
@@ -103,16 +104,28 @@ fn publish(
 fn forget_healed(index: &Index, corrupt: &Corrupt) -> Result<(), StoreError> {
     let mut healed = Vec::new();
     for (id, bad) in corrupt {
-        let (Lookup::At(location), bases) = index.find(id)? else { continue };
-        let mut here = location != *bad;
-        for base in &bases {
-            here &= matches!(index.lookup(base)?, Lookup::At(_));
-        }
-        if here {
+        let (Lookup::At(location), _) = index.find(id)? else { continue };
+        if location != *bad && stands(index, id, DEPTH_MAX, &mut 0)? {
             healed.push(*id);
         }
     }
     Ok(index.forget_corrupt(&healed)?)
+}
+
+/// Whether a chunk and all that it stands on is in the index, within the bounds that hold for reading it.
+fn stands(index: &Index, id: &ChunkId, links: u8, reads: &mut usize) -> Result<bool, StoreError> {
+    let (Lookup::At(location), bases) = index.find(id)? else { return Ok(false) };
+    if location.depth == 0 {
+        return Ok(true);
+    }
+    let Some(links) = links.checked_sub(1).filter(|_| !bases.is_empty()) else { return Ok(false) };
+    for base in &bases {
+        *reads += 1;
+        if *reads > READS_MAX || !stands(index, base, links, reads)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn meta_of(state: PackState, indexed_to: u64, entries: &[FooterEntry]) -> PackMeta {
