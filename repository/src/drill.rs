@@ -1,5 +1,7 @@
 //! What rehearsed restores found: an object for each, so that whoever has the repository sees when one last went well.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use causeway_base::envelope::{self, Kind};
@@ -12,6 +14,8 @@ use crate::repository::Repository;
 const KIND: Kind = Kind { magic: *b"CWDR", version: 1, payload_bytes_max: 4 << 20 };
 /// Newest drills that are looked at for one of the cluster's own: a repository may have several clusters.
 const LISTED_MAX: usize = 64;
+/// A record of a time that lies further ahead is of a wrong clock.
+const AHEAD_MAX: Duration = Duration::from_secs(3600);
 
 /// A rehearsed restore.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,24 +85,29 @@ impl Repository {
         self.store.create_unique(&path, sealed.into()).await
     }
 
-    /// The newest drill of a cluster.
+    /// The newest drill of a cluster; `now` bounds what is believed: a record of a clock that was far ahead would stay the newest.
+    /// One that does not decode is skipped.
     ///
     /// Cancel safe.
     ///
     /// # Errors
-    /// The store's; [`Error::Corrupt`] if what it found does not decode.
-    pub async fn last_drill(&self, cluster: ClusterId) -> Result<Option<DrillRecord>, Error> {
+    /// The store's; [`Error::Corrupt`] if none decodes.
+    pub async fn last_drill(&self, cluster: ClusterId, now: Timestamp) -> Result<Option<DrillRecord>, Error> {
+        let mut damaged = None;
         let max = u64::from(KIND.payload_bytes_max) + envelope::OVERHEAD as u64;
         for listed in self.store.list(names::DRILLS, LISTED_MAX).await? {
             let path = format!("{}/{}", names::DRILLS, listed.name);
             let Some(sealed) = self.store.get(&path, max).await? else { continue };
-            let record: DrillRecord = envelope::open_value(KIND, &sealed)
-                .map_err(|error| Error::Corrupt { path, reason: error.to_string() })?;
-            if record.cluster == cluster {
-                return Ok(Some(record));
+            match envelope::open_value::<DrillRecord>(KIND, &sealed) {
+                Ok(record) if record.cluster == cluster && record.at.since(now) < AHEAD_MAX => return Ok(Some(record)),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(path, %error, "the result of a drill cannot be read");
+                    damaged = Some(Error::Corrupt { path, reason: error.to_string() });
+                }
             }
         }
-        Ok(None)
+        damaged.map_or(Ok(None), Err)
     }
 }
 
@@ -143,13 +152,15 @@ mod tests {
         let store = Arc::new(InMemory::new());
         let options = RepositoryOptions { create: true, ..RepositoryOptions::default() };
         let repository = Repository::with_store(store.clone(), "memory", options).await.unwrap();
-        assert_eq!(repository.last_drill(ClusterId(1)).await.unwrap(), None);
         let second = 1_000_000_000;
+        let now = Timestamp(100 * second);
+        assert_eq!(repository.last_drill(ClusterId(1), now).await.unwrap(), None);
         for at in [5, 90, 40] {
             repository.keep_drill(&record(1, at * second)).await.unwrap();
             repository.keep_drill(&record(2, (at + 1) * second)).await.unwrap();
         }
-        let last = repository.last_drill(ClusterId(1)).await.unwrap().unwrap();
+        repository.keep_drill(&record(1, 90_000 * second)).await.unwrap();
+        let last = repository.last_drill(ClusterId(1), now).await.unwrap().unwrap();
         assert_eq!(last, record(1, 90 * second));
         assert!(last.passed());
         let mut bad = record(1, 100 * second);
@@ -158,7 +169,8 @@ mod tests {
 
         let path = names::drill(Timestamp(200 * second), 9);
         store.put(&path.as_str().into(), vec![1, 2, 3].into()).await.unwrap();
-        let error = repository.last_drill(ClusterId(1)).await.unwrap_err();
+        assert_eq!(repository.last_drill(ClusterId(1), now).await.unwrap(), Some(record(1, 90 * second)));
+        let error = repository.last_drill(ClusterId(3), now).await.unwrap_err();
         assert!(error.to_string().contains(&path), "{error}");
     }
 }

@@ -99,9 +99,9 @@ async fn status(global: &Global, url: &str) -> anyhow::Result<Exit> {
         not_ready: Vec::new(),
     };
     let whole = status.volumes.iter().all(|volume| volume.damaged.is_none());
-    let last_drill = dr_drill::last(&image).await?;
-    let not_ready = dr_drill::not_ready(&status.volumes, last_drill.as_ref());
-    let status = Status { last_drill, not_ready, ..status };
+    let last_drill = dr_drill::last(&image).await;
+    let not_ready = dr_drill::not_ready(&status.volumes, &last_drill);
+    let status = Status { last_drill: last_drill.ok().flatten(), not_ready, ..status };
     output::print(global.output, &status, |status| {
         let rows = status.volumes.iter().map(|volume| {
             vec![

@@ -166,8 +166,9 @@ fn human(drilled: &Drilled) -> String {
 
 /// The newest drill of the image's cluster.
 pub(super) async fn last(image: &Image) -> anyhow::Result<Option<LastDrill>> {
-    let Some(record) = image.reader.repository().last_drill(image.root.cluster).await? else { return Ok(None) };
-    let age = SystemClock.now().since(record.at);
+    let now = SystemClock.now();
+    let Some(record) = image.reader.repository().last_drill(image.root.cluster, now).await? else { return Ok(None) };
+    let age = now.since(record.at);
     Ok(Some(LastDrill {
         passed: record.passed(),
         at: when(record.at),
@@ -179,18 +180,19 @@ pub(super) async fn last(image: &Image) -> anyhow::Result<Option<LastDrill>> {
 }
 
 /// Why a restore may not bring everything back.
-pub(super) fn not_ready(volumes: &[VolumeImage], last: Option<&LastDrill>) -> Vec<String> {
+pub(super) fn not_ready(volumes: &[VolumeImage], last: &anyhow::Result<Option<LastDrill>>) -> Vec<String> {
     let mut reasons: Vec<String> = volumes
         .iter()
         .filter_map(|volume| Some(format!("volume {}: {}", volume.volume, volume.damaged.as_ref()?)))
         .collect();
     match last {
-        None => reasons.push("no restore was ever rehearsed; run `causeway dr drill`".to_owned()),
-        Some(last) if !last.passed => reasons.push(format!("the drill of {} failed", last.at)),
-        Some(last) if last.age_days > DRILL_AGE_MAX_DAYS => {
+        Err(error) => reasons.push(format!("the last drill's result cannot be read: {error:#}")),
+        Ok(None) => reasons.push("no restore was ever rehearsed; run `causeway dr drill`".to_owned()),
+        Ok(Some(last)) if !last.passed => reasons.push(format!("the drill of {} failed", last.at)),
+        Ok(Some(last)) if last.age_days > DRILL_AGE_MAX_DAYS => {
             reasons.push(format!("the last drill is {} days old; run `causeway dr drill`", last.age_days));
         }
-        Some(_) => {}
+        Ok(Some(_)) => {}
     }
     reasons
 }

@@ -1,5 +1,7 @@
 //! `causeway dr find`
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use causeway_base::Timestamp;
 use causeway_namespace::Place;
@@ -56,11 +58,12 @@ pub(super) async fn find(global: &Global, url: &str, path: &str, wanted: Wanted,
         }
         Place::Above { .. } | Place::Nowhere => {}
     }
-    tops.dedup(); // a mount asked for by its own path
+    let mut seen = BTreeSet::new();
+    tops.retain(|top| seen.insert(top.clone())); // a mount may be asked for by its own path
     let (mut rows, mut left_out) = (Vec::new(), Vec::new());
     for (number, top) in tops.iter().enumerate() {
         let found = match image.locate(top).await {
-            Ok(found) => search(found, top.clone(), wanted.clone()).await,
+            Ok(found) => search(found, top.clone(), wanted.clone(), seen.clone()).await,
             Err(error) => Err(error),
         };
         match found {
@@ -79,7 +82,8 @@ pub(super) async fn find(global: &Global, url: &str, path: &str, wanted: Wanted,
 }
 
 /// What is in one volume, from `top` down, by its whole path. Memory: what is found.
-async fn search(found: Found, top: Bytes, wanted: Wanted) -> anyhow::Result<Vec<ListRow>> {
+/// What `others` searches has its own row.
+async fn search(found: Found, top: Bytes, wanted: Wanted, others: BTreeSet<Bytes>) -> anyhow::Result<Vec<ListRow>> {
     blocking(move || {
         let gone = |code| Failure::error(Exit::NotFound, format!("{}: {code} (in the image)", show_name(&top)));
         let (ino, inode) = query::stat(&found.volume, &found.path)?.map_err(gone)?;
@@ -94,7 +98,10 @@ async fn search(found: Found, top: Bytes, wanted: Wanted) -> anyhow::Result<Vec<
             let entry = entry?;
             if wanted.fits(&entry.path, &entry.inode) {
                 let parent = top.strip_suffix(b"/").unwrap_or(&top);
-                rows.push(ListRow::new(&[parent, b"/", &entry.path].concat(), &entry.inode));
+                let path = [parent, b"/", &entry.path].concat();
+                if entry.inode.kind() != FileKind::Mount || !others.contains(&path[..]) {
+                    rows.push(ListRow::new(&path, &entry.inode));
+                }
             }
         }
         Ok(rows)

@@ -42,6 +42,7 @@ use causeway_namespace::client::ClientError;
 use causeway_namespace_core::command::Errno;
 use causeway_vfs::VfsError;
 use exit::{Exit, Failure};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, ConfigError};
 use crate::output;
@@ -77,8 +78,11 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Dev(args) => on_runtime(dev::run(args)),
         Command::Node(args) if args.command.is_none() => on_runtime(crate::node::run(&global, args)),
         command => on_runtime(async {
+            // What is under way removes its temporary files when it is dropped.
+            let mut terminated = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
             tokio::select! {
                 ended = client(&global, command) => ended,
+                _ = terminated.recv() => Ok(Exit::Interrupted),
                 _ = tokio::signal::ctrl_c() => {
                     eprintln!("interrupted: what was under way may or may not have happened");
                     Ok(Exit::Interrupted)

@@ -4,6 +4,7 @@
 //! fence the live one. So the state store is opened and asked by itself, and bytes come from the repository as `dr cat` reads
 //! them.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -64,7 +65,9 @@ pub(crate) async fn drill(url: &str, options: Drill) -> anyhow::Result<(Image, D
     let held = image.volumes().await?;
     let gaps = gaps_of(&image, &held, options.max_age);
 
-    let prefix = tempfile::Builder::new().prefix("causeway-drill-").to_owned();
+    // All metadata, and the realm keys: for nobody else's eyes.
+    let mut prefix = tempfile::Builder::new();
+    prefix.prefix("causeway-drill-").permissions(std::fs::Permissions::from_mode(0o700));
     let scratch = match &options.scratch {
         Some(dir) => prefix.tempdir_in(dir).with_context(|| format!("make a folder in {}", dir.display()))?,
         None => prefix.tempdir().context("make a folder for temporary files")?,
@@ -203,12 +206,13 @@ async fn look_at(
     let read = blocking(move || read_all(&view)).await?;
 
     let volume = image.reader.volume_of(image.root.cluster, id).await?;
+    let mut unread = None;
     if let Some(file) = read.file.as_ref().filter(|_| times.byte_ms.is_none()) {
         let contents = image.contents(&volume, IndexMode::Lazy).await?;
         let len = FIRST_BYTES.min(usize::try_from(file.size()).unwrap_or(FIRST_BYTES));
-        // If it fails, the check below says so, of all that is bad.
-        if contents.read(file, 0, len).await.is_ok() {
-            times.byte_ms = Some(millis(times.started.elapsed()));
+        match contents.read(file, 0, len).await {
+            Ok(_) => times.byte_ms = Some(millis(times.started.elapsed())),
+            Err(error) => unread = Some(format!("first file: {:#}", anyhow::Error::from(error))),
         }
     }
     let contents = image.contents(&volume, IndexMode::Loaded).await?;
@@ -226,8 +230,8 @@ async fn look_at(
         chunks: report.chunks,
         chunks_read: report.chunks_read,
         bytes_read: report.bytes_read,
-        problem_count: report.problem_count,
-        problems: report.problems.iter().take(PROBLEMS).map(name).collect(),
+        problem_count: report.problem_count + u64::from(unread.is_some()),
+        problems: unread.into_iter().chain(report.problems.iter().take(PROBLEMS).map(name)).collect(),
     })
 }
 

@@ -21,6 +21,7 @@ use causeway_namespace_core::audit::By;
 use causeway_namespace_core::command::{Command, Outcome, Request, RequestBody};
 use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::memory::MemoryRecords;
+use causeway_namespace_core::promotion::restored_epoch;
 use causeway_namespace_core::query;
 use causeway_namespace_core::records::{ReadError, Record};
 use causeway_namespace_core::root::{ClusterRecord, NodeRecord, NodeState, RootOp, RootOutcome, VolumeSpec};
@@ -166,18 +167,20 @@ async fn seed_all(
     config: &Config,
 ) -> anyhow::Result<(Epoch, Vec<RestoredVolume>)> {
     let nodes: Vec<NodeRecord> = config.nodes().map(new_record).collect();
-    let epoch = Epoch(image.root.epoch.get() + 1);
     let root_seq = Seq(root.head().seq.get() + 1);
+    let mut volumes = Vec::new();
+    for id in archived {
+        volumes.push(image.reader.volume_of(image.root.cluster, *id).await?);
+    }
+    // Above all that were published, a volume's promotion that is in no image of the root group too; and of no promotion's numbers.
+    let last = volumes.iter().map(|volume| volume.head().epoch).chain([image.root.epoch]).max().unwrap_or_default();
+    let epoch = restored_epoch(last).context("epochs are used up")?;
     reseed(image, &mut records, root_seq, epoch, &nodes)?;
 
     let voters: BTreeSet<NodeId> = nodes.iter().map(|node| node.id).collect();
     let seed = |seq, term, digest| Seed { seq, term: term + 1, voters: voters.clone(), digest };
     let root_seed = seed(root_seq, root.head().term, records.digest());
     let root_records: Vec<_> = records.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-    let mut volumes = Vec::new();
-    for id in archived {
-        volumes.push(image.reader.volume_of(image.root.cluster, *id).await?);
-    }
     let mut restored: Vec<RestoredVolume> = Vec::new();
     for (node, section) in nodes.iter().zip(config.nodes()) {
         let folder = DataFolder::claim(config.resolve(&section.data))?;

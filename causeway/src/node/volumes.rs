@@ -99,6 +99,8 @@ impl VolumeSource for NodeVolume {
             // Of a group that is not of the line that the table has, seqs count under no epoch of it.
             Some(volume) if self.group.lineage() != catalog.lineage(self.id) => (volume.spec.clone(), Epoch(0)),
             Some(volume) => (volume.spec.clone(), volume.epoch),
+            // One that only a line of the root group knew that was left: it publishes nothing.
+            None if self.id != VolumeId::ROOT => (root_spec(self.site.clone()), Epoch(0)),
             None => {
                 let epoch = catalog.cluster.as_ref().map_or(Epoch(0), |cluster| cluster.epoch);
                 (root_spec(self.site.clone()), epoch)
@@ -141,7 +143,8 @@ impl VolumeSource for NodeVolume {
         // The table may have the epoch of a line that this group is not of: nothing is published in its name.
         let catalog = self.namespace.catalog();
         let decided = catalog.promotions.get(&self.id).map(|promotion| promotion.lineage).unwrap_or_default();
-        if self.group.is_fenced() || self.group.lineage() != decided {
+        let known = self.id == VolumeId::ROOT || catalog.volumes.contains_key(&self.id);
+        if self.group.is_fenced() || self.group.lineage() != decided || !known {
             return None;
         }
         // Both from one look: a term read after leadership was lost would be the next leader's, and fence nobody.

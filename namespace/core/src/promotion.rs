@@ -47,6 +47,13 @@ pub fn next_epoch(before: Epoch, founder: NodeId) -> Option<Epoch> {
     (founder.0 > 0 && founder.0 < EPOCH_STEP).then(|| begun.checked_add(founder.0).map(Epoch))?
 }
 
+/// The epoch of a cluster that is restored from images, the greatest of which has `last`: above it, and of no promotion.
+/// `None` if they are used up.
+#[must_use]
+pub fn restored_epoch(last: Epoch) -> Option<Epoch> {
+    (last.0 / EPOCH_STEP).checked_add(1)?.checked_mul(EPOCH_STEP).map(Epoch)
+}
+
 /// The seq that a line begins with.
 #[must_use]
 pub fn next_seq(fork: Seq, epoch: Epoch) -> Option<Seq> {
@@ -87,6 +94,11 @@ mod tests {
         assert!(seqs[1] < seqs[0] && seqs[0] < seqs[2]);
         assert_eq!(next_epoch(Epoch(1), NodeId(EPOCH_STEP)), None);
         assert_eq!(next_epoch(Epoch(u64::MAX), NodeId(1)), None);
+        // Nor a restore, from whichever of their images.
+        assert_eq!(restored_epoch(Epoch(1)), Some(Epoch(65_536)));
+        let restored = restored_epoch(one).unwrap();
+        assert!(restored > one && ![one, other, two].contains(&restored));
+        assert_eq!(restored_epoch(Epoch(u64::MAX)), None);
     }
 
     #[test]

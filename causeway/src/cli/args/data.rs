@@ -166,7 +166,7 @@ pub enum DrCommand {
     /// in the repository and shown by `dr status`.
     #[command(after_help = "\
 Example (each night, from cron or a timer):
-  causeway dr drill --repository azure://backup/causeway --sample 2% --max-age 1h")]
+  causeway dr drill --repository azure://backup/causeway --sample 2%")]
     Drill {
         /// The repository.
         #[command(flatten)]
@@ -177,7 +177,8 @@ Example (each night, from cron or a timer):
         /// The share of the chunks that is read and checked, another one each day.
         #[arg(long, default_value = "1%", value_name = "PERCENT", value_parser = percent)]
         sample: f64,
-        /// An image that is older than this is a gap, as `15m`.
+        /// An image that is older than this is a gap, as `15m`: for clusters that are written to all the time. The image of a volume at
+        /// rest only gets older, and lacks nothing.
         #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
         max_age: Option<Duration>,
         /// Do not keep the result in the repository.
