@@ -69,7 +69,13 @@ struct OneVolume(Arc<MemoryRecords>);
 #[async_trait]
 impl Roots for OneVolume {
     async fn volumes(&self, _: Duration) -> Result<Vec<RootVolume>, RootsError> {
-        Ok(vec![RootVolume { id: VolumeId(1), name: "data".into(), realm: "bench".into(), follows: true }])
+        Ok(vec![RootVolume {
+            id: VolumeId(1),
+            name: "data".into(),
+            realm: "bench".into(),
+            follows: true,
+            evictable: false,
+        }])
     }
 
     async fn manifests(&self, _: VolumeId, since: Option<Listed>, _: Duration) -> Result<Pages, RootsError> {

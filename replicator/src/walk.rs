@@ -148,7 +148,8 @@ pub(crate) struct Walk<'a> {
     /// The state of which everything is here: versions from which files changed.
     before: Option<Arc<dyn PastView>>,
     nodes: Vec<Node>,
-    seen: BTreeSet<ChunkId>,
+    /// Of this batch, and whether a file names them that this site has to have.
+    seen: BTreeSet<(ChunkId, bool)>,
     needs: Vec<Need>,
     /// Nodes that need not be opened again, if the walk is to meet each once.
     opened: Option<Opened>,
@@ -223,7 +224,8 @@ impl<'a> Walk<'a> {
         std::mem::take(&mut self.watched_in)
     }
 
-    /// The next chunks that files refer to, manifest nodes included, each once a batch; `None` at the end.
+    /// The next chunks that files refer to, manifest nodes included, each once a batch (of what is only cached also once for this
+    /// site's own files); `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<Need>>, WalkError> {
         if let Some(error) = self.failed.take() {
             return Err(error);
@@ -364,11 +366,11 @@ impl<'a> Walk<'a> {
             if self.watched.contains(&id) {
                 self.watched_in.push((ino, id));
             }
-            if self.seen.insert(id) {
+            // What is only looked into if it is here may have to be fetched, or kept, for another file.
+            let must = self.caches_at.as_ref().is_none_or(|own| own == origin);
+            if self.seen.insert((id, must)) {
                 self.needs.push(Need { id, len, origin: Some(origin.clone()), bases: bases.clone() });
             }
-            // One that is looked into only if it is here may have to be fetched for another file.
-            let must = self.caches_at.as_ref().is_none_or(|own| own == origin);
             let opened = self.opened.as_mut();
             if let Some((node, offset, old)) = node
                 && opened.is_none_or(|opened| opened.insert((node.id, must)))

@@ -73,6 +73,9 @@ pub(super) fn check(config: &Config, text: &str) -> Result<(), ConfigError> {
         return fail(mention("gc_every"), "gc_every must be at least gc_grace (or 0s)".into());
     }
 
+    if (1..16 << 20).contains(&config.limits.chunk_capacity.bytes()) {
+        return fail(mention("chunk_capacity"), "chunk_capacity must be at least 16MiB (or 0B)".into());
+    }
     let every = upkeep.compare_every.0;
     if !every.is_zero() && every.as_millis() < 100 {
         return fail(mention("compare_every"), "compare_every must be at least 100ms (or 0s)".into());

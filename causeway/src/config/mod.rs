@@ -112,6 +112,8 @@ pub struct LimitsSection {
     pub index_engine: IndexEngine,
     /// Which chunks may rest as their difference from others.
     pub deltas_at_rest: DeltasAtRest,
+    /// Bytes of chunks above which a node evicts copies of what other sites have; 0: no limit.
+    pub chunk_capacity: ByteSize,
     /// Free disk space that a node keeps: below it, data writes are refused.
     pub disk_reserve: ByteSize,
 }
@@ -123,6 +125,7 @@ impl Default for LimitsSection {
             index_cache: ByteSize::mib(64),
             index_engine: IndexEngine::Fjall,
             deltas_at_rest: DeltasAtRest::Like,
+            chunk_capacity: ByteSize(0),
             disk_reserve: ByteSize::mib(256),
         }
     }

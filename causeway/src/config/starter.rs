@@ -52,6 +52,7 @@ metadata_cache = "128MiB"     # memory a node
 index_cache = "64MiB"
 index_engine = "fjall"        # of the chunk index: fjall, or sled (slower, and built anew from the packs after a crash)
 deltas_at_rest = "like"       # chunks rest as their difference from like ones: like, place (the file's version before only) or off
+chunk_capacity = "0B"         # above so many bytes of chunks, copies of what other sites have go; "0B": no limit
 disk_reserve = "256MiB"       # free space below which data writes are refused, so that metadata can still be written
 
 [upkeep]

@@ -51,6 +51,7 @@ fn errors_name_file_and_line() {
         ("rate = \"64MiB\"", "rate = \"1KiB\"", "at least 1MiB"),
         ("versions = 100000", "versions = 0", "at least 1"),
         ("compare_every = \"5s\"", "compare_every = \"5ms\"", "at least 100ms"),
+        ("chunk_capacity = \"0B\"", "chunk_capacity = \"1MiB\"", "at least 16MiB"),
         ("gc_every = \"6h\"", "gc_every = \"1m\"", "at least gc_grace"),
         ("[cluster]", "[cluster", "unclosed table"),
     ];

@@ -14,11 +14,12 @@ use causeway_replicator::keeper::{self, Keeper, KeeperOptions, Outcome, Pages, R
 use tokio::sync::mpsc;
 
 use super::volumes::View;
-use crate::config::UpkeepSection;
+use crate::config::{LimitsSection, UpkeepSection};
 
-pub(super) fn options(section: &UpkeepSection) -> KeeperOptions {
+pub(super) fn options(section: &UpkeepSection, limits: &LimitsSection) -> KeeperOptions {
     let some = |time: Duration| (!time.is_zero()).then_some(time);
     KeeperOptions {
+        capacity: limits.chunk_capacity.bytes(),
         gc_every: some(section.gc_every.0),
         grace: section.gc_grace.0,
         rate: section.rate.bytes(),
@@ -118,13 +119,13 @@ impl Roots for NodeRoots {
             // A node of such a site without a replica follows nothing: another one of the site does.
             let follows = volume.members.contains(&namespace.id())
                 && (spec.home == self.site || spec.replicas.contains(&self.site));
-            RootVolume { id: volume.id, name: spec.name, realm: spec.realm, follows }
+            RootVolume { id: volume.id, name: spec.name, realm: spec.realm, follows, evictable: !follows }
         };
         // What promotions ended is kept until a person says otherwise, and so is what it names.
         let asides = namespace.asides(&volumes).await.map_err(|error| unknown("what promotions left aside", error))?;
         let aside = |Aside { id, of }| {
             let (name, realm) = (format!("{} (aside)", of.spec.name), of.spec.realm);
-            RootVolume { id, name, realm, follows: false }
+            RootVolume { id, name, realm, follows: false, evictable: false }
         };
         Ok(volumes.into_iter().map(root).chain(asides.into_iter().map(aside)).collect())
     }
@@ -190,7 +191,7 @@ fn run<T>((ticket, outcome): (u64, Outcome<T>)) -> Run<T> {
 impl StoreKeeper for NodeKeeper {
     async fn gc(&self, ask: GcAsk, wait: Duration) -> Run<GcReport> {
         // Whoever asks waits for it: as fast as the disk gives.
-        let how = keeper::GcAsk { dry_run: ask.dry_run, grace: ask.grace, full_speed: true };
+        let how = keeper::GcAsk { dry_run: ask.dry_run, grace: ask.grace, full_speed: true, evict: None };
         run(self.keeper.gc(ticket(ask.ticket), how, wait).await)
     }
 

@@ -201,7 +201,7 @@ impl Node {
             roots: roots.clone(),
             clock: Arc::new(SystemClock),
         };
-        let keeper = Keeper::new(parts, keep::options(&config.upkeep));
+        let keeper = Keeper::new(parts, keep::options(&config.upkeep, &config.limits));
         namespace.attach_keeper(Arc::new(keep::NodeKeeper { keeper: keeper.clone(), roots }));
         let keeping = tokio::spawn(keeper.clone().run());
         let stop_metrics = CancellationToken::new();

@@ -30,6 +30,7 @@ impl Stores {
             .with_context(|| format!("open the metadata store {}", folder.state().display()))?;
         let (chunks, report) = open_chunks(&disk, folder, limits, seed)?;
         tell(&report);
+        let chunks = if limits.chunk_capacity.bytes() > 0 { chunks.noting_reads() } else { chunks };
         Ok(Self { disk, state: Arc::new(state), chunks: Arc::new(chunks) })
     }
 }

@@ -22,6 +22,11 @@ async fn start() -> Cluster {
 }
 
 async fn start_sites(sites: &[&str]) -> Cluster {
+    start_with(sites, &[]).await
+}
+
+/// The same with other settings too, each in the place of what the configuration has.
+async fn start_with(sites: &[&str], settings: &[(&str, &str)]) -> Cluster {
     let folder = tempfile::tempdir().unwrap();
     let config = new_config_of(folder.path().join("cluster"), sites);
     let mut text = std::fs::read_to_string(&config.path).unwrap();
@@ -30,7 +35,10 @@ async fn start_sites(sites: &[&str]) -> Cluster {
         ("gc_grace = \"1h\"", "gc_grace = \"0s\""),
         ("scrub_cycle = \"14d\"", "scrub_cycle = \"0s\""),
         ("versions = 100000", "versions = 2"),
-    ] {
+    ]
+    .iter()
+    .chain(settings)
+    {
         assert!(text.contains(from), "{from}");
         text = text.replace(from, to);
     }
@@ -321,4 +329,38 @@ async fn a_node_without_a_replica_of_every_volume_collects_what_no_volume_names(
     let refused = cluster.run(["--timeout", "50s", "store", "gc", "--node", "4", "--grace", "0s"]);
     assert_ne!(refused.status.code(), Some(0), "{}", text(&refused));
     cluster.nodes.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_keeps_to_its_capacity_and_reads_what_it_let_go_again() {
+    const FILE: usize = 6 << 20;
+    let sites = ["zurich", "westeurope", "eastus"];
+    let cluster = start_with(&sites, &[("chunk_capacity = \"0B\"", "chunk_capacity = \"16MiB\"")]).await;
+    cluster.ok(["volume", "create", "data", "--home", "zurich", "--replicas", "zurich,westeurope"]);
+    let local = cluster.folder.path().join("local");
+    for number in 0..6_u8 {
+        std::fs::write(&local, noise(number, FILE)).unwrap();
+        cluster.ok(["--site", "zurich", "put", local.to_str().unwrap(), &format!("/data/file-{number}")]);
+    }
+    // Written at the cache: nobody else may have it yet.
+    std::fs::write(&local, noise(50, FILE)).unwrap();
+    cluster.ok(["--site", "eastus", "put", local.to_str().unwrap(), "/data/own"]);
+    let read = |number: u8| cluster.ok(["--site", "eastus", "cat", &format!("/data/file-{number}")]);
+    for number in 0..6 {
+        assert!(read(number) == noise(number, FILE));
+    }
+    let started = Instant::now();
+    while pack_bytes(&cluster, 3) > 17 << 20 {
+        let stuck = || format!("{} bytes of packs: {}", pack_bytes(&cluster, 3), cluster.json(["status"]));
+        assert!(started.elapsed() < PATIENCE, "{}", stuck());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // Those of whom it is told to hold all keep all, though it is more than fits.
+    assert!(pack_bytes(&cluster, 1) > 36 << 20);
+    assert!(cluster.ok(["--site", "eastus", "cat", "/data/own"]) == noise(50, FILE));
+    for number in 0..6 {
+        assert!(read(number) == noise(number, FILE), "it comes again");
+    }
+    let report = cluster.json(["store", "scrub", "--now", "--node", "3"]);
+    assert_eq!(report["missing"].as_u64().unwrap_or(0), 0, "{report}");
 }

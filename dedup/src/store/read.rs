@@ -48,7 +48,7 @@ impl ChunkStore {
     pub fn get_delta(&self, id: &ChunkId) -> Result<Option<EncodedChunk>, StoreError> {
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         let place = match self.place(id) {
-            Ok(place) => place.filter(|location| location.depth > 0),
+            Ok(place) => place.filter(|location| location.depth > 0 && !self.is_doubtful(id, *location)),
             Err(Trouble::IndexWrong) => None, // whoever reads it whole has the index built anew
             Err(Trouble::Error(error)) => return Err(error),
         };
@@ -64,6 +64,17 @@ impl ChunkStore {
     /// # Errors
     /// As [`ChunkStore::get`], for the first chunk that fails; the others may be asked for again.
     pub fn get_many(&self, ids: &[ChunkId]) -> Result<Vec<Option<EncodedChunk>>, StoreError> {
+        let found = self.read_many(ids)?;
+        if let Some(recent) = &self.recent {
+            let mut recent = lock(recent);
+            // What was missed will be read once it came: that is the first time.
+            ids.iter().zip(&found).filter(|(_, found)| found.is_some()).for_each(|(id, _)| recent.touch(id));
+        }
+        Ok(found)
+    }
+
+    /// The same for the store's own ends: nobody has use of the chunks.
+    pub(super) fn read_many(&self, ids: &[ChunkId]) -> Result<Vec<Option<EncodedChunk>>, StoreError> {
         match self.try_get_many(ids) {
             Ok(found) => return Ok(found),
             Err(Trouble::Error(error)) => return Err(error),

@@ -94,7 +94,7 @@ impl ChunkStore {
         verified: &mut Verified,
     ) -> Result<(), StoreError> {
         let ids: Vec<ChunkId> = batch.iter().map(|(id, _)| *id).collect();
-        let found = match self.get_many(&ids) {
+        let found = match self.read_many(&ids) {
             Ok(found) => found,
             // One bad chunk must not hide its neighbours.
             Err(StoreError::Corrupt { .. }) => {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::runs::chain;
 use super::{KeepError, Keeper, RootVolume, RootsError, walk_error};
-use crate::fetcher::Job;
+use crate::fetcher::{Job, Need};
 use crate::local::blocking;
 use crate::walk::{Opened, Walk};
 use crate::wire::Cause;
@@ -20,6 +20,8 @@ use crate::wire::Cause;
 const STATE_MAX: Duration = Duration::from_secs(30);
 /// A mark is written down this often: 1.5 bytes a chunk.
 const KEEP_EVERY: Duration = Duration::from_secs(300);
+/// An eviction rewrites packs of which less than this many percent live.
+const EVICT_LIVE_PERCENT: u8 = 85;
 /// Wait after a collection that did not end well.
 const AGAIN: Duration = Duration::from_secs(600);
 
@@ -32,6 +34,8 @@ pub struct GcAsk {
     pub grace: Option<Duration>,
     /// As fast as the disk gives.
     pub full_speed: bool,
+    /// Also condemns so many bytes of what other sites have as well; and what was condemned so before goes.
+    pub evict: Option<u64>,
 }
 
 impl Keeper {
@@ -84,7 +88,11 @@ impl Keeper {
         let began = Instant::now();
         let store = self.parts.store.clone();
         // In this order: leases are looked at, then the states. What a lease kept is in a state when it ends.
-        let (mark, mut progress) = blocking(move || store.resume_mark()).await?;
+        let (mark, mut progress) = match ask.evict {
+            None => blocking(move || store.resume_mark()).await?,
+            // What a mark reached before may be a copy.
+            Some(bytes) => (blocking(move || store.begin_eviction(bytes)).await?, Progress::new()),
+        };
         let roots = &self.parts.roots;
         // By a replica that was wrong some time it is not gone on; what it reached more than there is only stays longer.
         progress.retain(|volume, _| roots.generation(*volume) == 0);
@@ -98,7 +106,9 @@ impl Keeper {
             self.mark(volume, &mut marking, ask).await?;
         }
         let store = self.parts.store.clone();
-        blocking(move || store.forget_mark()).await??;
+        if ask.evict.is_none() {
+            blocking(move || store.forget_mark()).await??;
+        }
         for (volume, generation) in volumes.iter().zip(generations) {
             if roots.generation(volume.id) != generation {
                 let reason =
@@ -115,10 +125,16 @@ impl Keeper {
         let reached = mark.reached.len();
 
         let store = self.parts.store.clone();
-        let (grace, options) = (ask.grace.unwrap_or(self.options.grace), self.options.repack);
+        let (grace, mut options) = (ask.grace.unwrap_or(self.options.grace), self.options.repack);
+        if ask.evict.is_some() {
+            // Room is needed: packs are rewritten for less of it.
+            options.live_percent_min = options.live_percent_min.max(EVICT_LIVE_PERCENT);
+        }
         let rate = if ask.full_speed { 0 } else { self.options.rate };
         let mut pace = self.pace(rate);
         let work = blocking(move || {
+            // What was read through is in the index only when it is durable: a pack that is full of it would seem to be empty.
+            store.sync()?;
             let collected = store.collect(mark, grace, ask.dry_run, &mut pace)?;
             if collected.stopped {
                 return Err(KeepError::Stopped);
@@ -158,7 +174,7 @@ impl Keeper {
     /// next time.
     async fn mark(&self, volume: &RootVolume, marking: &mut Marking, ask: GcAsk) -> Result<(), KeepError> {
         let marked = self.mark_volume(volume, marking, ask).await;
-        if marked.is_err() && !marking.progress.is_empty() {
+        if marked.is_err() && marking.mark.copies.is_none() && !marking.progress.is_empty() {
             self.keep_mark(marking).await?;
         }
         marked
@@ -177,10 +193,9 @@ impl Keeper {
         }
         loop {
             let needs = walk.next().await.map_err(|error| walk_error(volume, &error))?;
-            let ids = needs.iter().flatten().map(|need| &need.id);
-            ids.for_each(|id| {
-                marking.mark.reached.add(id);
-            });
+            for need in needs.iter().flatten() {
+                self.reach(need, volume, &mut marking.mark);
+            }
             if let Some(Listed { seq, below, line }) = walk.complete() {
                 let line = [line.root_epoch.0, line.root_founder.0, line.epoch.0, line.founder.0];
                 marking.progress.insert(volume.id, Marked { seq, below, line, follows: volume.follows });
@@ -194,12 +209,25 @@ impl Keeper {
             if self.stop.is_cancelled() {
                 return Err(KeepError::Stopped);
             }
-            if marking.kept_at.elapsed() >= KEEP_EVERY {
+            if marking.kept_at.elapsed() >= KEEP_EVERY && marking.mark.copies.is_none() {
                 self.keep_mark(marking).await?;
             }
         }
         marking.opened = walk.opened();
         Ok(())
+    }
+
+    /// What is named stays. A copy stays if it was read again lately; what this site wrote is no copy, others may not have it yet.
+    fn reach(&self, need: &Need, volume: &RootVolume, mark: &mut Mark) {
+        let from_elsewhere = || need.origin.as_ref().is_some_and(|origin| origin != self.parts.replicator.site());
+        match &mut mark.copies {
+            Some(copies) if volume.evictable && from_elsewhere() && !self.parts.store.is_hot(&need.id) => {
+                copies.of.add(&need.id);
+            }
+            _ => {
+                mark.reached.add(&need.id);
+            }
+        }
     }
 
     /// Keeps what was reached so far.

@@ -5,6 +5,7 @@
 //! cannot know for certain makes them stop and say why, never go on.
 
 mod collect;
+mod evict;
 mod listing;
 mod names;
 mod roots;
@@ -33,6 +34,10 @@ pub use scrub::ScrubAsk;
 /// Settings of a [`Keeper`].
 #[derive(Clone, Copy, Debug)]
 pub struct KeeperOptions {
+    /// Longest time between two looks at the size.
+    pub look: Duration,
+    /// Bytes of packs above which copies of what other sites have are evicted; 0: never.
+    pub capacity: u64,
     /// Between two collections; `None`: only when asked.
     pub gc_every: Option<Duration>,
     /// A chunk is removed this long after it was condemned, at the earliest.
@@ -48,6 +53,8 @@ pub struct KeeperOptions {
 impl Default for KeeperOptions {
     fn default() -> Self {
         Self {
+            look: Duration::MAX,
+            capacity: 0,
             gc_every: Some(Duration::from_secs(6 * 3600)),
             grace: Duration::from_secs(3600),
             rate: 64 << 20,
@@ -87,6 +94,8 @@ pub struct KeeperStatus {
     pub totals: KeeperTotals,
     /// Chunks that are condemned now.
     pub condemned: u64,
+    /// Bytes above the capacity that could not be given back, as of the last attempt.
+    pub over_capacity: u64,
     /// How far the scrub is.
     pub scrub: ScrubPosition,
     /// Chunks that could not be healed by the last attempt.
@@ -108,6 +117,8 @@ pub struct KeeperTotals {
     pub removed: u64,
     /// Their bytes in packs, at most.
     pub removed_bytes: u64,
+    /// Evictions that ended well.
+    pub evictions: u64,
     /// Bytes of pack files removed.
     pub freed_bytes: u64,
     /// Bytes written for that.
@@ -187,7 +198,7 @@ impl Keeper {
 
     /// Works by the schedule until [`Keeper::shutdown`].
     pub async fn run(self: Arc<Self>) {
-        tokio::join!(self.collect_regularly(), self.scrub_regularly());
+        tokio::join!(self.collect_regularly(), self.scrub_regularly(), self.evict_regularly());
     }
 
     /// Begins a collection, or waits for one that was begun; see [`Runs::follow`].

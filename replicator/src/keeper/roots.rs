@@ -22,6 +22,8 @@ pub struct RootVolume {
     pub realm: String,
     /// Whether this node is to hold every byte of it.
     pub follows: bool,
+    /// Whether what is here of it, and came from other sites, may go when room is needed.
+    pub evictable: bool,
 }
 
 /// What is in use cannot be known now.

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use causeway_base::{GcReport, Ino, Seq, SystemClock, VolumeId};
 use causeway_namespace_core::digest::Digest;
+use causeway_namespace_core::inode::{Content, ManifestRef};
 use causeway_namespace_core::listing::Listed;
 use causeway_namespace_core::records::{ReadError, Record, Records};
 use causeway_replicator::keeper::{
@@ -88,6 +89,8 @@ struct TestRoots {
     /// Another number than before: the replica was wrong. Rises with the next listing if told so.
     generation: Mutex<u64>,
     turns_out_wrong: Mutex<bool>,
+    /// This site only caches the volume.
+    cached: Mutex<bool>,
     /// From where listings were asked for.
     asked: Mutex<Vec<Option<Listed>>>,
 }
@@ -114,7 +117,8 @@ impl Roots for TestRoots {
     async fn volumes(&self, _: Duration) -> Result<Vec<RootVolume>, RootsError> {
         self.check("the table of volumes")?;
         let realm = (*self.realm.lock().unwrap()).to_owned();
-        Ok(vec![RootVolume { id: VOLUME, name: "data".to_owned(), realm, follows: true }])
+        let follows = !*self.cached.lock().unwrap();
+        Ok(vec![RootVolume { id: VOLUME, name: "data".to_owned(), realm, follows, evictable: !follows }])
     }
 
     fn generation(&self, _: VolumeId) -> u64 {
@@ -158,6 +162,10 @@ struct World {
 }
 
 fn world() -> World {
+    world_with(KeeperOptions { grace: Duration::ZERO, ..KeeperOptions::default() })
+}
+
+fn world_with(options: KeeperOptions) -> World {
     let (trust, book, home) = (Trust::new(), Arc::<Book>::default(), Home::new());
     let volume = Volume::new("zurich", &[]);
     *book.volume.lock().unwrap() = Some(volume.clone());
@@ -168,6 +176,7 @@ fn world() -> World {
         oldest: Mutex::new(Seq(0)),
         generation: Mutex::default(),
         turns_out_wrong: Mutex::default(),
+        cached: Mutex::default(),
         realm: Mutex::new("default"),
         trouble: Mutex::default(),
         cut: Mutex::default(),
@@ -180,7 +189,6 @@ fn world() -> World {
         roots: roots.clone(),
         clock: Arc::new(SystemClock),
     };
-    let options = KeeperOptions { grace: Duration::ZERO, ..KeeperOptions::default() };
     let keeper = Keeper::new(parts, options);
     World { volume, node, roots, keeper, _home: home }
 }
@@ -363,5 +371,53 @@ async fn a_replica_that_turns_out_to_be_wrong_is_read_anew() {
     world.gc().await.unwrap();
     assert_eq!(world.roots.asked.lock().unwrap()[..], [None; 3]);
     assert!(world.node.store.condemned() > 10);
+    world.node.stop().await;
+}
+
+/// The same content, told to have come from another site.
+fn from_elsewhere(content: Content) -> Content {
+    match content {
+        Content::Manifest(manifest) => Content::Manifest(ManifestRef { origin: site("westeurope"), ..manifest }),
+        other => other,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn above_its_capacity_a_cache_lets_copies_go_and_keeps_what_is_only_here() {
+    const MIB: usize = 1 << 20;
+    let capacity = 8 * MIB as u64;
+    let options = KeeperOptions { grace: Duration::ZERO, capacity, ..KeeperOptions::default() };
+    let world = world_with(options);
+    *world.roots.cached.lock().unwrap() = true;
+    let own = noise(1, 3 * MIB);
+    let copies: Vec<Vec<u8>> = (10..14).map(|seed| noise(seed, 3 * MIB)).collect();
+    let mut ops = vec![put("own", world.node.write(&own))];
+    for (number, copy) in copies.iter().enumerate() {
+        ops.push(put(&format!("copy-{number}"), from_elsewhere(world.node.write(copy))));
+    }
+    // A chunk of a copy that this site's own file has too.
+    let shared = [&own[..], &copies[0][..]].concat();
+    world.volume.mutate(ops);
+    world.volume.mutate(vec![put("shared", world.node.write(&shared))]);
+    let before = world.node.store.stats().stored_bytes;
+    assert!(before > 14 * MIB as u64, "{before}");
+
+    // A collection takes nothing of it: all of it is named.
+    assert_eq!(world.gc().await.unwrap().condemned, 0);
+    assert!(world.keeper.evict().await);
+    let after = world.node.store.stats().stored_bytes;
+    assert!(after <= capacity && after > 5 * MIB as u64, "{after} of {before}");
+    assert!(!world.node.lacks_any_of(&own) && !world.node.lacks_any_of(&shared), "what is only here stays");
+    assert!(copies[1..].iter().any(|copy| world.node.lacks_any_of(copy)));
+    let status = world.keeper.status();
+    assert_eq!((status.over_capacity, status.totals.evictions), (0, 1));
+    assert!(world.keeper.evict().await && world.keeper.status().totals.evictions == 1, "it is within its capacity");
+    assert_eq!(world.gc().await.unwrap().condemned, 0);
+
+    // What is only here may be more than fits: it stays, and that is told.
+    world.volume.mutate(vec![put("more", world.node.write(&noise(2, 9 * MIB)))]);
+    world.keeper.evict().await;
+    assert!(!world.node.lacks_any_of(&noise(2, 9 * MIB)) && !world.node.lacks_any_of(&shared));
+    assert!(world.keeper.status().over_capacity > 5 * MIB as u64, "{:?}", world.keeper.status());
     world.node.stop().await;
 }

@@ -46,6 +46,17 @@ pub struct Mark {
     leased: Option<u64>,
     /// What was reached so far: the caller adds to it.
     pub reached: Reached,
+    /// What is only a copy of what others have, if some of that is to go.
+    pub copies: Option<Copies>,
+}
+
+/// Chunks that others have as well, and how many of them are to go.
+#[derive(Clone, Debug)]
+pub struct Copies {
+    /// Which; the caller adds to it. One that is reached too is kept.
+    pub of: Reached,
+    /// So many bytes of them are condemned, those in the oldest packs. What was condemned before goes, though it is a copy.
+    pub bytes: u64,
 }
 
 impl Mark {
@@ -180,7 +191,14 @@ impl ChunkStore {
         let leased = self.gc.leases.oldest();
         let epoch = self.gc.read().epoch + 1;
         let chunks = self.stats().chunks;
-        Mark { epoch, leased, reached: Reached::new(chunks, epoch) }
+        Mark { epoch, leased, reached: Reached::new(chunks, epoch), copies: None }
+    }
+
+    /// Begins a mark for a collection that also condemns so many bytes of copies.
+    pub fn begin_eviction(&self, bytes: u64) -> Mark {
+        let mark = self.begin_mark();
+        let of = Reached::new(self.stats().chunks, mark.epoch);
+        Mark { copies: Some(Copies { of, bytes }), ..mark }
     }
 
     /// The number of condemned chunks now.
@@ -338,8 +356,42 @@ impl Phases<'_> {
         Ok(metas)
     }
 
+    /// Whether others have it as well, and nobody here needs it to stay.
+    fn is_copy(&self, id: &ChunkId) -> bool {
+        self.mark.copies.as_ref().is_some_and(|copies| copies.of.contains(id))
+    }
+
+    /// The first pack in which copies stay: those in older ones are as many bytes as are to be condemned.
+    fn copies_from(&self) -> Result<u32, StoreError> {
+        let Some(copies) = self.mark.copies.as_ref().filter(|copies| copies.bytes > 0) else { return Ok(0) };
+        let mut in_pack = BTreeMap::<u32, u64>::new();
+        let mut after = None;
+        loop {
+            let page = {
+                let _gate = self.store.gate.read().unwrap_or_else(PoisonError::into_inner);
+                self.store.index.page(after, PAGE)?
+            };
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            for (id, location) in &page {
+                if !self.mark.reached.contains(id) && copies.of.contains(id) {
+                    *in_pack.entry(location.pack).or_default() += location.share();
+                }
+            }
+        }
+        let mut left = copies.bytes;
+        for (pack, bytes) in &in_pack {
+            if left == 0 {
+                return Ok(*pack);
+            }
+            left = left.saturating_sub(*bytes);
+        }
+        Ok(u32::MAX)
+    }
+
     /// Phase 1 of this epoch; also counts what lives in each pack.
     fn condemn(&mut self, pace: Pace<'_>) -> Result<(), StoreError> {
+        let copies_from = self.copies_from()?;
         let mut after = None;
         loop {
             let page = {
@@ -357,7 +409,8 @@ impl Phases<'_> {
                 live.chunks += 1;
                 live.bytes += bytes;
                 live.raw_bytes += u64::from(location.raw_len);
-                if !self.mark.reached.contains(id) {
+                let stays = location.pack >= copies_from && self.is_copy(id);
+                if !stays && !self.mark.reached.contains(id) {
                     self.done.unreached += 1;
                     self.done.unreached_bytes += bytes;
                     if self.bases.contains(id) {

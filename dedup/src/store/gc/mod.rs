@@ -19,7 +19,7 @@ mod repack;
 
 use std::time::{Duration, Instant};
 
-pub use collect::{Collected, Mark};
+pub use collect::{Collected, Copies, Mark};
 pub use leases::Lease;
 pub use progress::{Marked, Progress};
 pub use reached::Reached;

@@ -270,6 +270,8 @@ impl ChunkStore {
         for id in ids {
             let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
             match self.placed(id)? {
+                // The mark that it may be wrong is on its place, and would be lost.
+                Some(place) if self.is_doubtful(id, place) => return Ok(false),
                 Some(place) if place.depth > 0 => match self.stored_at(id, place) {
                     Ok(Some(chunk)) => {
                         let Ok(record) = DeltaRecord::from_payload(&chunk.payload) else { return Ok(false) };
@@ -300,7 +302,7 @@ impl ChunkStore {
         for id in ids {
             places.push(self.placed(id)?);
         }
-        let mut chunks: Vec<(EncodedChunk, Location)> = match self.get_many(ids) {
+        let mut chunks: Vec<(EncodedChunk, Location)> = match self.read_many(ids) {
             Ok(found) => found.into_iter().zip(places).filter_map(|(chunk, place)| chunk.zip(place)).collect(),
             Err(StoreError::Corrupt { .. }) => return Ok(false),
             Err(error) => return Err(error),
