@@ -58,6 +58,13 @@ fn check_sender(from: NodeId, claimed: u64) -> Result<(), HandleError> {
     if claimed == from.0 { Ok(()) } else { Err(HandleError::Impostor { from, claimed: NodeId(claimed) }) }
 }
 
+fn check_fence(fenced: &AtomicBool) -> Result<(), HandleError> {
+    if fenced.load(Ordering::SeqCst) {
+        return Err(HandleError::Stopped("the group was promoted elsewhere".to_owned()));
+    }
+    Ok(())
+}
+
 impl Receiver {
     fn wake(&self) {
         if self.rest.is_resting() {
@@ -70,10 +77,7 @@ impl Receiver {
     }
 
     fn check_fence(&self) -> Result<(), HandleError> {
-        if self.fenced.load(Ordering::SeqCst) {
-            return Err(HandleError::Stopped("the group was promoted elsewhere".to_owned()));
-        }
-        Ok(())
+        check_fence(&self.fenced)
     }
 
     pub(crate) async fn handle(&self, from: NodeId, kind: u8, payload: Bytes) -> Result<Bytes, HandleError> {
@@ -151,8 +155,9 @@ impl Receiver {
             kind::SNAPSHOT_STREAM => self.snapshot_stream(from, &payload, incoming).await?,
             other => return Err(HandleError::UnknownKind(other)),
         };
-        let this = self.clone();
-        Ok(answers.map(move |answer| answer.and_then(|answer| this.check_fence().map(|()| answer))).boxed())
+        // No more than that: a peer that is gone may keep the stream, and the group's store is not to be held by it.
+        let fenced = Arc::clone(&self.fenced);
+        Ok(answers.map(move |answer| answer.and_then(|answer| check_fence(&fenced).map(|()| answer))).boxed())
     }
 
     /// Appends in, answers out, in order; ends after the first that cannot be taken.
