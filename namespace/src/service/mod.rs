@@ -2,6 +2,7 @@
 
 mod admin;
 mod changes;
+mod cut;
 mod guard;
 mod manage;
 mod namespace;
@@ -19,9 +20,12 @@ use causeway_proto::v1::manage_server::ManageServer;
 use causeway_proto::v1::namespace_server::NamespaceServer;
 use causeway_transport::grpc::{self, MESSAGE_BYTES_MAX};
 use causeway_transport::{ExpectPeer, IdentityStore};
+use futures::StreamExt as _;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::node::Namespace;
+use cut::Cut;
 use guard::Guard;
 
 /// Room for the fields around a Raft payload.
@@ -53,6 +57,10 @@ pub(crate) fn serve(
         );
     let stop = namespace.stop.clone();
     namespace.tasks.spawn(async move {
+        let closed = CancellationToken::new();
+        // Whatever way this ends, connections that are still open break then.
+        let _closing = closed.clone().drop_guard();
+        let incoming = incoming.map(move |io| io.map(|io| Cut::new(io, &closed)));
         let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let drained = async {
             stop.cancelled().await;

@@ -163,7 +163,7 @@ impl Receiver {
     /// Appends in, answers out, in order; ends after the first that cannot be taken.
     fn append_stream(&self, from: NodeId, incoming: BoxStream<'static, Bytes>) -> Answers {
         let this = self.clone();
-        let (failed, failure) = tokio::sync::oneshot::channel();
+        let (failed, mut failure) = tokio::sync::oneshot::channel();
         let requests = futures::stream::unfold((incoming, Some(failed)), move |(mut incoming, mut failed)| {
             let this = this.clone();
             async move {
@@ -199,7 +199,9 @@ impl Receiver {
                     return;
                 }
             }
-            if let Ok(error) = failure.await {
+            // It was told before the appends ended. Where these go on and the group has stopped, nothing will be: the peer may send
+            // nothing for long, and its connection would keep what the node has.
+            if let Ok(error) = failure.try_recv() {
                 // Nobody listens any more if this fails.
                 let _ = sender.send(Err(error)).await;
             }
