@@ -50,6 +50,8 @@ metrics! {
     GC_REMOVED_BYTES Counter "causeway_gc_removed_bytes" [] "Their bytes in packs, at most";
     GC_FREED Counter "causeway_gc_freed_bytes" [] "Bytes of pack files removed";
     GC_MOVED Counter "causeway_gc_moved_bytes" [] "Bytes written to free them";
+    EVICTIONS Counter "causeway_evictions" [] "Times that copies were let go to keep to the capacity";
+    OVER_CAPACITY Gauge "causeway_store_over_capacity_bytes" [] "Bytes above the capacity that the last one could not give back";
     GC_LAST_SECONDS Gauge "causeway_gc_last_duration_seconds" [] "How long the last collection took";
     GC_LAST_MARK Gauge "causeway_gc_last_mark_seconds" [] "Of it, the look at what is in use";
     GC_LAST_AT Gauge "causeway_gc_last_success_timestamp_seconds" [] "When the last one ended, since 1970";

@@ -92,6 +92,8 @@ impl NodeMetrics {
             (&GC_REMOVED_BYTES, totals.removed_bytes),
             (&GC_FREED, totals.freed_bytes),
             (&GC_MOVED, totals.moved_bytes),
+            (&EVICTIONS, totals.evictions),
+            (&OVER_CAPACITY, status.over_capacity),
         ] {
             out.count(metric, &[], value);
         }
