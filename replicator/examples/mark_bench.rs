@@ -68,6 +68,10 @@ struct OneVolume(Arc<MemoryRecords>);
 
 #[async_trait]
 impl Roots for OneVolume {
+    async fn is_held_elsewhere(&self, _: VolumeId, _: Duration) -> bool {
+        false
+    }
+
     async fn volumes(&self, _: Duration) -> Result<Vec<RootVolume>, RootsError> {
         Ok(vec![RootVolume {
             id: VolumeId(1),

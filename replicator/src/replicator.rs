@@ -125,6 +125,12 @@ impl Replicator {
         self.ensure.clone()
     }
 
+    /// Whether this node was in sync with the volume some time: it may have what others were never asked to hold. Blocks.
+    #[must_use]
+    pub fn has_held(&self, volume: VolumeId) -> bool {
+        self.watermarks.exists(volume)
+    }
+
     /// The check of contents before they are committed through this node.
     #[must_use]
     pub fn content(&self) -> DurableContent {

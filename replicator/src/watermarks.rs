@@ -46,6 +46,11 @@ impl Watermarks {
         }
     }
 
+    /// Whether the volume has one, of whatever epoch, or may have. Blocks.
+    pub(crate) fn exists(&self, volume: VolumeId) -> bool {
+        !matches!(self.read(&self.path(volume)), Err(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Replaces the watermark of a volume; durable on return. The chunks must be durable before. Blocks.
     pub(crate) fn store(&self, volume: VolumeId, epoch: Epoch, watermark: Watermark) -> io::Result<()> {
         let sealed = envelope::seal_value(KIND, &Stored { volume, epoch, watermark }).map_err(io::Error::other)?;

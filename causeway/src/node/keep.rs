@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use causeway_base::{GcReport, NodeId, ScrubReport, SiteName, VolumeId};
 use causeway_namespace::{
-    Aside, Consistency, GcAsk, Namespace, RemoteListing, Run, ScrubAsk, StoreKeeper, UpkeepStatus,
+    Aside, Consistency, GcAsk, Namespace, RemoteListing, Run, ScrubAsk, StoreKeeper, SyncTarget, UpkeepStatus,
 };
 use causeway_namespace_core::listing::{Listed, ManifestPage};
 use causeway_replicator::VolumeView;
@@ -133,6 +133,24 @@ impl Roots for NodeRoots {
     fn generation(&self, volume: VolumeId) -> u64 {
         let group = self.namespace.upgrade().and_then(|namespace| namespace.group(volume));
         group.map_or(0, |group| group.generation())
+    }
+
+    async fn is_held_elsewhere(&self, volume: VolumeId, deadline: Duration) -> bool {
+        let Some(namespace) = self.namespace.upgrade() else { return false };
+        let catalog = namespace.catalog();
+        let Some(record) = catalog.volumes.get(&volume) else { return false };
+        // After a promotion what the lost side had may be here alone.
+        if record.spec.home == self.site || !catalog.lineage(volume).is_first() {
+            return false;
+        }
+        let home = SyncTarget::Site(record.spec.home.clone());
+        match namespace.sync_wait(volume, &home, None, deadline).await {
+            Ok(waited) => waited.reached,
+            Err(error) => {
+                tracing::info!(%volume, %error, "whether the volume's home is in sync cannot be known: nothing of it is evicted");
+                false
+            }
+        }
     }
 
     async fn manifests(

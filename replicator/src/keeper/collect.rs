@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_base::{Epoch, GcReport, NodeId};
+use causeway_base::{Epoch, GcReport, NodeId, VolumeId};
 use causeway_dedup::store::gc::{Mark, Marked, Progress, Repacked};
 use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::listing::Listed;
@@ -99,7 +99,10 @@ impl Keeper {
         if !progress.is_empty() {
             tracing::info!(volumes = progress.len(), "an interrupted mark is gone on with");
         }
-        let volumes = roots.volumes(STATE_MAX).await?;
+        let mut volumes = roots.volumes(STATE_MAX).await?;
+        for volume in volumes.iter_mut().filter(|volume| ask.evict.is_some() && volume.evictable) {
+            volume.evictable = self.may_evict(volume.id).await?;
+        }
         let generations: Vec<u64> = volumes.iter().map(|volume| roots.generation(volume.id)).collect();
         let mut marking = Marking { mark, progress, opened: Opened::new(), kept_at: Instant::now() };
         for volume in &volumes {
@@ -215,6 +218,13 @@ impl Keeper {
         }
         marking.opened = walk.opened();
         Ok(())
+    }
+
+    /// Whether what is here of a volume is nothing but copies: another site holds all of it now, and this one never did.
+    async fn may_evict(&self, volume: VolumeId) -> Result<bool, KeepError> {
+        let replicator = self.parts.replicator.clone();
+        let held = blocking(move || replicator.has_held(volume)).await?;
+        Ok(!held && self.parts.roots.is_held_elsewhere(volume, STATE_MAX).await)
     }
 
     /// What is named stays. A copy stays if it was read again lately; what this site wrote is no copy, others may not have it yet.

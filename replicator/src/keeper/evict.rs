@@ -1,8 +1,8 @@
 //! Keeps a store within its capacity by letting go of what other sites have as well.
 //!
 //! A log-structured cache: the oldest packs go first, and what of them was read again lately, or is no copy, moves to new packs
-//! (a second chance; "segment FIFO with reinsertion"). Only chunks of volumes that this site merely caches go, and of those only such
-//! as came from another site. It is a collection with another mark, so leases, revivals and crashes are as safe as there
+//! (a second chance; "segment FIFO with reinsertion"). Only chunks of volumes that this site merely caches, and always did, go, and of
+//! those only such as came from another site; and only while the volume's home is verified in sync. It is a collection with another mark, so leases, revivals and crashes are as safe as there
 //! (`docs/gc.md`).
 
 use std::sync::Arc;
@@ -22,9 +22,9 @@ impl Keeper {
         if self.options.capacity == 0 {
             return;
         }
-        let mut wait = LOOK.min(self.options.look);
+        let mut wait = LOOK;
         while self.sleep(wait).await {
-            wait = if self.evict().await { LOOK } else { LOOK_LATER }.min(self.options.look);
+            wait = if self.evict().await { LOOK } else { LOOK_LATER };
         }
     }
 
@@ -56,8 +56,9 @@ impl Keeper {
             tracing::warn!(
                 capacity,
                 stored = left,
-                "the chunk store is above its capacity: what else is here is only here, is to be here by its volume's policy, was read \
-                 lately, or an upload under way may count on it"
+                "the chunk store is above its capacity: what else is here may be only here (the home of its volume is not in sync, or \
+                 not in reach), is or was to be here by its volume's policy, was read lately, or an upload under way may count on it; \
+                 raise `[limits] chunk_capacity`, or see `causeway status`"
             );
         } else {
             tracing::info!(before, stored = left, "copies of what other sites have were evicted");

@@ -34,8 +34,6 @@ pub use scrub::ScrubAsk;
 /// Settings of a [`Keeper`].
 #[derive(Clone, Copy, Debug)]
 pub struct KeeperOptions {
-    /// Longest time between two looks at the size.
-    pub look: Duration,
     /// Bytes of packs above which copies of what other sites have are evicted; 0: never.
     pub capacity: u64,
     /// Between two collections; `None`: only when asked.
@@ -53,7 +51,6 @@ pub struct KeeperOptions {
 impl Default for KeeperOptions {
     fn default() -> Self {
         Self {
-            look: Duration::MAX,
             capacity: 0,
             gc_every: Some(Duration::from_secs(6 * 3600)),
             grace: Duration::from_secs(3600),

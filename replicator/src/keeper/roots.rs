@@ -65,6 +65,12 @@ pub trait Roots: Send + Sync + Debug {
         0
     }
 
+    /// Whether another site that is to hold every byte of the volume, and can be reached, is verified in sync up to its newest
+    /// commit, and always was in the line of its history. Without that, a copy here may be the last one.
+    ///
+    /// Cancel safe.
+    async fn is_held_elsewhere(&self, volume: VolumeId, deadline: Duration) -> bool;
+
     /// A state of a volume that has every commit that was settled before the call; `None` if this node has no replica of
     /// its metadata.
     ///
