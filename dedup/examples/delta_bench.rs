@@ -354,12 +354,20 @@ struct Sums {
     /// Against the first range alone.
     near: usize,
     near_seconds: f64,
+    /// The smaller of `wire` and `near` and what rests at the source, which goes as it is.
+    sent: usize,
+    sent_near: usize,
+    sent_seconds: f64,
+    sent_near_seconds: f64,
     decode_seconds: f64,
     delta_plain: usize,
 }
 
 /// Bytes that a delta costs on the wire beside its body: head of the frame, and which base of the request.
 const WIRE_BASE_BYTES: usize = 24;
+
+/// What rests as a delta of at most this share of its chunk is sent without trying whether another is smaller.
+const SURELY: usize = 16;
 
 fn run(realm: &Realm, name: &str, files: &Files) -> Fallible {
     let sketcher = Sketcher::new(realm);
@@ -409,6 +417,17 @@ fn run(realm: &Realm, name: &str, files: &Files) -> Fallible {
         small(sums.near),
         starves(near, sums.near),
     );
+    let (encode, near) = (mb(sums.new) / sums.sent_seconds, mb(sums.new) / sums.sent_near_seconds);
+    println!(
+        "{:>26} with what rests at the source: {} ({:.3} of whole), {encode:.0} MB/s, {:.1} Gbit/s; first range alone {} ({:.3}), {near:.0} MB/s, {:.1} Gbit/s",
+        "",
+        small(sums.sent),
+        sums.sent as f64 / sums.whole.max(1) as f64,
+        starves(encode, sums.sent),
+        small(sums.sent_near),
+        sums.sent_near as f64 / sums.whole.max(1) as f64,
+        starves(near, sums.sent_near),
+    );
     if files.len() == 1 {
         manifest_bytes(realm, &files[0])?;
     }
@@ -445,7 +464,10 @@ fn chunk(
     let named: Vec<([ChunkId; 1], &Bytes)> = alike.iter().map(|(id, plain)| ([*id], plain)).collect();
     let bases: Vec<(&[ChunkId], Base<'_>)> =
         named.iter().map(|(id, plain)| (id.as_slice(), Base::like(plain))).collect();
-    sums.rest += EncodedChunk::encode_against(id, plain.clone(), &bases, LEVEL_DEFAULT).payload.len();
+    let rests = EncodedChunk::encode_against(id, plain.clone(), &bases, LEVEL_DEFAULT);
+    sums.rest += rests.payload.len();
+    let rests = rests.codec.is_delta().then(|| rests.payload.len() + WIRE_BASE_BYTES);
+    let at_once = rests.filter(|len| *len <= plain.len() / SURELY);
     // On the wire: the ranges of the previous version that the asker names, each tried if those before do not suffice.
     let joined: Vec<(Vec<u8>, i64)> = ranges
         .iter()
@@ -462,11 +484,19 @@ fn chunk(
     let near = &bases[..ranges.iter().take_while(|range| range.pieces == ranges[0].pieces).count()];
     let core = Core::start();
     let delta = delta::encode(plain, near, whole.saturating_sub(WIRE_BASE_BYTES), delta::LEVEL_DEFAULT);
-    sums.near_seconds += core.seconds();
-    sums.near += delta.map_or(whole, |delta| delta.body.len() + WIRE_BASE_BYTES);
+    let seconds = core.seconds();
+    sums.near_seconds += seconds;
+    let near = delta.map_or(whole, |delta| delta.body.len() + WIRE_BASE_BYTES);
+    sums.near += near;
+    sums.sent_near += at_once.unwrap_or_else(|| rests.unwrap_or(near).min(near));
+    sums.sent_near_seconds += at_once.map_or(seconds, |_| 0.0);
     let core = Core::start();
     let delta = delta::encode(plain, &bases, whole.saturating_sub(WIRE_BASE_BYTES), delta::LEVEL_DEFAULT);
-    sums.encode_seconds += core.seconds();
+    let seconds = core.seconds();
+    sums.encode_seconds += seconds;
+    let wide = delta.as_ref().map_or(whole, |delta| delta.body.len() + WIRE_BASE_BYTES);
+    sums.sent += at_once.unwrap_or_else(|| rests.unwrap_or(wide).min(wide));
+    sums.sent_seconds += at_once.map_or(seconds, |_| 0.0);
     let Some(delta) = delta else {
         sums.wire += whole;
         return;
