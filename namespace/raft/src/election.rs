@@ -24,11 +24,13 @@ pub(crate) fn raft_config(groups: &GroupsConfig, id: VolumeId, home: Option<Node
         Some(_) => (middle, election_max),
         None => (election_min, election_max),
     };
+    let heartbeat = millis(heartbeat);
+    let (waits_min, waits_max) = timeouts(millis(from), millis(to), heartbeat);
     let config = Config {
         cluster_name: id.to_string(),
-        heartbeat_interval: millis(heartbeat),
-        election_timeout_min: millis(from),
-        election_timeout_max: millis(to),
+        heartbeat_interval: heartbeat,
+        election_timeout_min: waits_min,
+        election_timeout_max: waits_max,
         enable_pre_vote: Some(true),
         // A restarted leader asks again: it may have missed an election.
         enable_leader_restore: Some(false),
@@ -42,6 +44,15 @@ pub(crate) fn raft_config(groups: &GroupsConfig, id: VolumeId, home: Option<Node
         ..Config::default()
     };
     config.validate().map_err(|error| StartError::Config(error.to_string()))
+}
+
+/// openraft waits twice: until the leader's lease ends, which lasts as long as its longest timeout, and then for a timeout
+/// drawn at random. The settings with which both together last from `from` to `to` milliseconds.
+fn timeouts(from: u64, to: u64, heartbeat: u64) -> (u64, u64) {
+    let lease = to / 2;
+    // openraft wants more than a heartbeat for either.
+    let shortest = from.saturating_sub(lease).max(heartbeat + 1);
+    (shortest, lease.max(shortest + 1))
 }
 
 /// How often the home of a new group stands for election before it waits like any other.
@@ -58,5 +69,23 @@ pub(crate) async fn first(group: Arc<Group>, heartbeat: Duration, stop: Cancella
             () = tokio::time::sleep(heartbeat) => {}
             () = stop.cancelled() => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_waits_together_are_as_long_as_was_asked() {
+        for (from, to, heartbeat) in [(500, 750, 100), (750, 1000, 100), (800, 1200, 200), (300, 450, 75)] {
+            let (shortest, lease) = timeouts(from, to, heartbeat);
+            assert!(heartbeat < shortest && shortest < lease, "{from} {to}");
+            assert!((from..=from + heartbeat).contains(&(lease + shortest)), "{from} {to}: {}", lease + shortest);
+            assert_eq!(lease * 2, to);
+        }
+        // As narrow as the configuration allows.
+        let (shortest, lease) = timeouts(500, 505, 250);
+        assert!(250 < shortest && shortest < lease);
     }
 }

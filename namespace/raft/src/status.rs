@@ -73,9 +73,9 @@ impl Default for Timing {
     /// For a LAN, or sites up to about 30 ms apart.
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(75),
-            election_min: Duration::from_millis(300),
-            election_max: Duration::from_millis(600),
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(500),
+            election_max: Duration::from_millis(1000),
         }
     }
 }
