@@ -23,6 +23,7 @@ use crate::consensus::receive::Receiver;
 use crate::consensus::types::{Raft, TypeConfig};
 use crate::error::{ProposeError, ReadIndexError, WaitError};
 use crate::fence::Fences;
+use crate::moved::Moved;
 use crate::read_index::ReadIndex;
 use crate::rest::Rest;
 use crate::status::{GroupState, GroupStatus, Proposed};
@@ -47,6 +48,7 @@ pub struct Group {
     pub(crate) server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
     pub(crate) home: Mutex<Option<NodeId>>,
     pub(crate) home_changed: AtomicBool,
+    pub(crate) moved: Arc<Moved>,
     pub(crate) lineage: Lineage,
     /// A greater line was heard of: nothing is acknowledged any more.
     pub(crate) fenced: Arc<AtomicBool>,
@@ -95,6 +97,14 @@ impl Group {
         }
         let server = self.server.borrow_watched();
         server.state == ServerState::Leader && server.current_leader == Some(self.node.0)
+    }
+
+    /// The term in which this node leads, as far as it knows; term and leadership are from one look.
+    #[must_use]
+    pub fn leads(&self) -> Option<u64> {
+        let server = self.server.borrow_watched();
+        let leads = server.state == ServerState::Leader && server.current_leader == Some(self.node.0);
+        (leads && !self.is_fenced()).then_some(server.vote.leader_id.term)
     }
 
     /// Puts a request into the log; answered when it is committed and applied here. Concurrent requests share entries.
@@ -293,6 +303,7 @@ impl Group {
         let before = std::mem::replace(&mut *lock(&self.home), home);
         if before.is_some() && before != home {
             self.mark_home_changed();
+            self.moved.note(self.id);
         }
     }
 

@@ -35,10 +35,13 @@ use crate::fence::Fences;
 use crate::group::Group;
 use crate::lines::HEARD_MAX;
 use crate::link::{PeerLink, PeerRequest};
+use crate::moved::{self, Moved};
 use crate::read_index::ReadIndex;
+use crate::rejoin::Rejoining;
 use crate::rest::{Neighbours, Rest};
 use crate::status::Timing;
 use crate::store::{StateStore, chain};
+use crate::together::Together;
 use crate::upkeep;
 use crate::wal::{Recovery, Wal, WalOptions, WalState, WalStats};
 
@@ -148,6 +151,9 @@ pub struct Groups {
     pub(crate) comparing: Arc<Semaphore>,
     recovery: Recovery,
     pub(crate) neighbours: Neighbours,
+    together: Together,
+    moved: Arc<Moved>,
+    pub(crate) rejoining: Arc<Rejoining>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -180,6 +186,7 @@ impl Groups {
         let (wal, recovery, states, fences) = blocking.run(open).await?;
         let (heard, listening) = mpsc::channel(HEARD_MAX);
         let boot = config.seed ^ config.clock.now().0.cast_unsigned();
+        let together = Together::new(Arc::clone(&config.link));
         let groups = Arc::new(Self {
             fences: Arc::new(fences),
             fence_changes: watch::Sender::new(0),
@@ -194,12 +201,17 @@ impl Groups {
             comparing: Arc::new(Semaphore::new(digests::COMPARING_MAX)),
             recovery,
             neighbours: Neighbours::new(boot),
+            rejoining: Arc::default(),
+            together,
+            moved: Arc::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
         groups.forget_logs().await?;
         groups.tasks.spawn(Self::upkeep(Arc::downgrade(&groups), groups.stop.clone()));
         groups.tasks.spawn(Self::watch_leaders(Arc::downgrade(&groups), groups.stop.clone()));
+        let rejoining = Arc::clone(&groups.rejoining);
+        groups.tasks.spawn(Self::rejoin(Arc::downgrade(&groups), rejoining, groups.stop.clone()));
         groups.tasks.spawn(Self::listen(Arc::downgrade(&groups), listening, groups.stop.clone()));
         Ok(groups)
     }
@@ -240,8 +252,14 @@ impl Groups {
                 self.tasks.spawn(election::first(Arc::clone(&group), self.config.timing.heartbeat, self.stop.clone()));
             }
         }
-        self.lock().insert(id, Arc::clone(&group));
-        self.greet(group.members());
+        if blank {
+            self.lock().insert(id, Arc::clone(&group));
+        } else {
+            // Before a message can come that wakes it.
+            self.begin_to_rejoin(&group);
+            self.lock().insert(id, Arc::clone(&group));
+            self.rejoining.push(id);
+        }
         Ok(group)
     }
 
@@ -258,6 +276,7 @@ impl Groups {
         let fenced = Arc::new(AtomicBool::new(false));
         let network = NetworkFactory {
             link: Arc::clone(&self.config.link),
+            together: self.together.clone(),
             group: id,
             node: self.config.node,
             blocking: self.blocking,
@@ -286,11 +305,13 @@ impl Groups {
             rest: Arc::clone(&rest),
             fenced: Arc::clone(&fenced),
         };
+        let server = raft.server_metrics();
+        self.tasks.spawn(moved::follow(id, server.clone(), Arc::clone(&self.moved), self.stop.clone()));
         Ok(Arc::new(Group {
             id,
             node: self.config.node,
             read_index: ReadIndex::new(raft.clone()),
-            server: raft.server_metrics(),
+            server,
             store,
             log,
             wal: Arc::clone(&self.wal),
@@ -299,6 +320,7 @@ impl Groups {
             rest,
             home: Mutex::new(spec.home),
             home_changed: AtomicBool::new(false),
+            moved: Arc::clone(&self.moved),
             lineage: spec.lineage,
             fenced,
             fences: Arc::clone(&self.fences),
@@ -331,6 +353,12 @@ impl Groups {
         self.lock().get(&id).cloned()
     }
 
+    /// Tells of groups that somebody has to look after again.
+    #[must_use]
+    pub fn moved(&self) -> &Moved {
+        &self.moved
+    }
+
     /// All running groups.
     #[must_use]
     pub fn running(&self) -> Vec<Arc<Group>> {
@@ -344,8 +372,11 @@ impl Groups {
     /// # Errors
     /// Any [`HandleError`]; it goes back to the peer.
     pub async fn handle(&self, from: NodeId, request: PeerRequest) -> Result<Bytes, HandleError> {
-        if matches!(request.kind, kind::REST | kind::PING) {
-            return self.handle_node(from, request.kind, &request.payload);
+        match request.kind {
+            kind::REST | kind::PING => return self.handle_node(from, request.kind, &request.payload),
+            kind::REJOIN => return self.handle_rejoin(from, &request.payload),
+            kind::TOGETHER => return self.handle_together(from, &request.payload).await,
+            _ => {}
         }
         if digests::is_about_digests(request.kind) {
             return self.handle_digests(from, &request).await;
@@ -424,10 +455,12 @@ impl Groups {
             let Some(groups) = groups.upgrade() else { return };
             round += 1;
             let steady = groups.config.timing.election_min;
+            let mut transfers = upkeep::TRANSFERS_MAX;
             for group in groups.running() {
                 let memory = memories.entry(group.id).or_default();
                 let now = groups.config.clock.now();
-                let work = group.upkeep(memory, &groups.config.retention, now, steady, groups.blocking);
+                let keep = &groups.config.retention;
+                let work = group.upkeep(memory, keep, now, steady, groups.blocking, &mut transfers);
                 tokio::select! {
                     () = work => {}
                     () = stop.cancelled() => return,

@@ -29,11 +29,16 @@ use crate::groups::Groups;
 use crate::link::{LinkError, PeerRequest};
 
 /// Groups in one message.
-const GROUPS_MAX: usize = 4096;
+pub(crate) const GROUPS_MAX: usize = 4096;
 /// Pings in a row without an answer after which a node counts as gone.
 const MISSES: u32 = 2;
-/// How often a node that starts tries to say so to a peer.
-const GREETINGS: u32 = 5;
+/// Groups that are woken at once, when many are to be.
+const ROUSED_MAX: usize = 32;
+/// Between as many and the next.
+const ROUSE_EVERY: Duration = Duration::from_millis(25);
+/// Groups that a node leads and that are awake, above which an idle one rests sooner: what is awake costs some fifty timers a
+/// second on each of its members.
+const AWAKE_MANY: usize = 64;
 
 /// Whether a group rests on this node.
 #[derive(Debug)]
@@ -86,7 +91,7 @@ impl Rest {
         }
     }
 
-    fn lie_down(&self, under: Option<NodeId>) -> u64 {
+    pub(crate) fn lie_down(&self, under: Option<NodeId>) -> u64 {
         let stirred = self.stirred.load(Ordering::Acquire);
         *self.under.lock().unwrap_or_else(PoisonError::into_inner) = under;
         self.raft.runtime_config().tick(false);
@@ -94,7 +99,7 @@ impl Rest {
         stirred
     }
 
-    fn under(&self) -> Option<NodeId> {
+    pub(crate) fn under(&self) -> Option<NodeId> {
         *self.under.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -132,10 +137,9 @@ impl Group {
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
         let [voters] = membership.get_joint_config().as_slice() else { return None };
-        let homeless = self.home().is_none_or(|home| home == self.node || !voters.contains(&home.0));
         let last = metrics.last_log_index?;
         let all_applied = metrics.last_applied.as_ref().is_some_and(|id| id.index == last);
-        if !homeless || !all_applied || metrics.running_state.is_err() {
+        if !all_applied || metrics.running_state.is_err() {
             return None;
         }
         let mut present = BTreeSet::new();
@@ -150,10 +154,31 @@ impl Group {
             }
             present.insert(NodeId(*id));
         }
-        // Who is away will say so when it comes back.
+        // Leadership is about to go there.
+        if self.home().is_some_and(|home| present.contains(&home) && voters.contains(&home.0)) {
+            return None;
+        }
+        // Who is away will say so when it comes back, and home is asked for.
         let votes = 1 + present.iter().filter(|node| voters.contains(&node.0)).count();
         let one = Resting { group: self.id.0, term: metrics.current_term, last };
         (votes * 2 > voters.len()).then_some((one, present))
+    }
+
+    /// Home, if the group rests here under this node while another voter is home.
+    fn home_away(&self) -> Option<NodeId> {
+        let home = self.home().filter(|home| *home != self.node && self.rest.under().is_none())?;
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().any(|id| id == home.0).then_some(home)
+    }
+
+    /// What this node has of the group, if all of it is applied.
+    pub(crate) fn settled(&self) -> Option<Resting> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let last = metrics.last_log_index?;
+        let all_applied = metrics.last_applied.as_ref().is_some_and(|id| id.index == last);
+        all_applied.then_some(Resting { group: self.id.0, term: metrics.current_term, last })
     }
 
     /// Whether the group may rest here for a leader: it knows of nothing that the leader does not.
@@ -181,6 +206,17 @@ pub(crate) struct Resting {
     last: u64,
 }
 
+impl Resting {
+    /// What no leader has: no group begins with term 0.
+    pub(crate) fn never(group: VolumeId) -> Self {
+        Self { group: group.0, term: 0, last: 0 }
+    }
+
+    pub(crate) fn group(&self) -> VolumeId {
+        VolumeId(self.group)
+    }
+}
+
 /// What a node knows of the others.
 #[derive(Debug)]
 pub(crate) struct Neighbours {
@@ -188,21 +224,18 @@ pub(crate) struct Neighbours {
     boot: u64,
     /// Of the runs of others.
     boots: Mutex<BTreeMap<NodeId, u64>>,
-    greeted: Mutex<BTreeSet<NodeId>>,
 }
 
 impl Neighbours {
     pub(crate) fn new(boot: u64) -> Self {
-        Self { boot, boots: Mutex::default(), greeted: Mutex::default() }
+        Self { boot, boots: Mutex::default() }
     }
 
-    /// Whether the node runs anew since it was last heard of, or for the first time.
+    /// Whether the node runs anew since it was last heard of. One that is heard of for the first time does not: whoever starts
+    /// says so, see [`crate::rejoin`].
     fn is_new(&self, node: NodeId, boot: u64) -> bool {
-        self.boots.lock().unwrap_or_else(PoisonError::into_inner).insert(node, boot) != Some(boot)
-    }
-
-    fn greets(&self, node: NodeId) -> bool {
-        self.greeted.lock().unwrap_or_else(PoisonError::into_inner).insert(node)
+        let before = self.boots.lock().unwrap_or_else(PoisonError::into_inner).insert(node, boot);
+        before.is_some_and(|before| before != boot)
     }
 }
 
@@ -212,7 +245,13 @@ impl Groups {
         let timing = self.config.timing;
         let mut asked: BTreeMap<NodeId, Vec<Resting>> = BTreeMap::new();
         let mut resting: Vec<(Arc<Group>, u64)> = Vec::new();
-        for group in self.running() {
+        let running = self.running();
+        let awake = running.iter().filter(|group| !group.rest.is_resting() && group.is_leader()).count();
+        let idle = match awake.checked_div(AWAKE_MANY) {
+            None | Some(0) => idle,
+            Some(times) => idle / u32::try_from(times.min(10)).unwrap_or(1),
+        };
+        for group in running {
             if resting.len() == GROUPS_MAX {
                 break;
             }
@@ -256,11 +295,18 @@ impl Groups {
         loop {
             let Some(groups) = groups.upgrade() else { return };
             let every = groups.config.timing.election_min;
-            let leaders: BTreeSet<NodeId> = groups.resting_under(None).filter_map(|group| group.rest.under()).collect();
+            let leaders: BTreeSet<NodeId> = groups.resting().filter_map(|group| group.rest.under()).collect();
+            let homes: BTreeSet<NodeId> = groups.resting().filter_map(|group| group.home_away()).collect();
             misses.retain(|node, _| leaders.contains(node));
             let groups_ref = &groups;
-            let pings = leaders.into_iter().map(|node| async move { (node, groups_ref.ping(node, every).await) });
+            let pings = leaders.union(&homes).map(|node| async move { (*node, groups_ref.ping(*node, every).await) });
             for (node, answered) in futures::future::join_all(pings).await {
+                if answered.is_ok() && homes.contains(&node) {
+                    groups.rouse_to_go_home(node);
+                }
+                if !leaders.contains(&node) {
+                    continue;
+                }
                 let missed = misses.entry(node).or_default();
                 *missed = if answered.is_ok() { 0 } else { *missed + 1 };
                 if *missed >= MISSES {
@@ -275,28 +321,6 @@ impl Groups {
         }
     }
 
-    /// Says to the other members of a group that this node has started, once to each.
-    pub(crate) fn greet(self: &Arc<Self>, members: impl IntoIterator<Item = NodeId>) {
-        for node in members.into_iter().filter(|node| *node != self.config.node && self.neighbours.greets(*node)) {
-            let groups = Arc::downgrade(self);
-            let stop = self.stop.clone();
-            self.tasks.spawn(async move {
-                for _ in 0..GREETINGS {
-                    let Some(groups) = groups.upgrade() else { return };
-                    let every = groups.config.timing.election_min / 2;
-                    if groups.ping(node, every).await.is_ok() {
-                        return;
-                    }
-                    drop(groups);
-                    tokio::select! {
-                        () = tokio::time::sleep(every) => {}
-                        () = stop.cancelled() => return,
-                    }
-                }
-            });
-        }
-    }
-
     async fn ping(&self, node: NodeId, deadline: Duration) -> Result<(), LinkError> {
         let answer = self.node_call(node, kind::PING, wire::encode(&self.neighbours.boot), deadline).await?;
         let boot: u64 = wire::decode(&answer).map_err(LinkError::Refused)?;
@@ -306,7 +330,13 @@ impl Groups {
         Ok(())
     }
 
-    async fn node_call(&self, to: NodeId, kind: u8, payload: Bytes, deadline: Duration) -> Result<Bytes, LinkError> {
+    pub(crate) async fn node_call(
+        &self,
+        to: NodeId,
+        kind: u8,
+        payload: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, LinkError> {
         let called = self.config.link.call(
             to,
             PeerRequest { group: VolumeId::ROOT, lineage: Default::default(), kind, payload },
@@ -341,27 +371,48 @@ impl Groups {
         }
     }
 
-    /// Wakes the groups at rest that a node leads or is a member of.
+    /// Wakes the groups that rest here under a node.
     fn rouse(&self, node: NodeId, why: &str) {
-        let mut roused = 0_u64;
-        for group in self.resting_under(Some(node)) {
-            // Not to rest again before the other has heard of it.
-            group.rest.touch();
-            group.rest.rouse();
-            roused += 1;
+        let under: Vec<Arc<Group>> = self.resting().filter(|group| group.rest.under() == Some(node)).collect();
+        if !under.is_empty() {
+            tracing::info!(%node, groups = under.len(), why, "groups at rest wake");
         }
-        if roused > 0 {
-            tracing::info!(%node, groups = roused, why, "groups at rest wake");
-        }
+        self.rouse_in_turn(under);
     }
 
-    /// The groups that rest here: all, or those that a node leads or is a member of, if they are led here.
-    fn resting_under(&self, node: Option<NodeId>) -> impl Iterator<Item = Arc<Group>> {
-        let concerns = move |group: &Arc<Group>| match (node, group.rest.under()) {
-            (None, _) => true,
-            (Some(node), Some(leader)) => node == leader,
-            (Some(node), None) => group.members().contains(&node),
+    /// Wakes the groups that rested while their home was away: leadership goes there.
+    fn rouse_to_go_home(&self, home: NodeId) {
+        let away: Vec<Arc<Group>> = self.resting().filter(|group| group.home_away() == Some(home)).collect();
+        tracing::info!(%home, groups = away.len(), "home is back: groups at rest wake");
+        self.rouse_in_turn(away);
+    }
+
+    /// Wakes groups, a few at a time: each of them may hold an election, and a thousand at once would make each other late.
+    pub(crate) fn rouse_in_turn(&self, groups: Vec<Arc<Group>>) {
+        let mut groups = groups.into_iter();
+        let wake = |group: Arc<Group>| {
+            if group.rest.is_resting() {
+                group.rest.touch();
+                group.rest.rouse();
+            }
         };
-        self.running().into_iter().filter(|group| group.rest.is_resting()).filter(concerns)
+        groups.by_ref().take(ROUSED_MAX).for_each(wake);
+        if groups.len() == 0 {
+            return;
+        }
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            while groups.len() > 0 {
+                tokio::select! {
+                    () = tokio::time::sleep(ROUSE_EVERY) => {}
+                    () = stop.cancelled() => return,
+                }
+                groups.by_ref().take(ROUSED_MAX).for_each(wake);
+            }
+        });
+    }
+
+    fn resting(&self) -> impl Iterator<Item = Arc<Group>> {
+        self.running().into_iter().filter(|group| group.rest.is_resting())
     }
 }

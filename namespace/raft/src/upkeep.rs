@@ -19,6 +19,8 @@ use crate::store::chain;
 pub(crate) const ROUND: Duration = Duration::from_secs(1);
 /// Rounds in a row in which home must be healthy and caught up before leadership goes there.
 const HOME_STEADY: u32 = 3;
+/// Groups whose leadership goes home in one round: each holds an election.
+pub(crate) const TRANSFERS_MAX: u32 = 64;
 /// Rounds before it is tried again.
 const HOME_AGAIN: u32 = 10;
 /// Rounds before a replica that is wrong tries again to hand leadership over.
@@ -55,6 +57,7 @@ impl Group {
         now: Timestamp,
         steady: Duration,
         blocking: Blocking,
+        transfers: &mut u32,
     ) {
         // The log is what a repair goes on from.
         if self.diverged().is_some() {
@@ -62,7 +65,7 @@ impl Group {
         }
         self.compact(memory, keep).await;
         self.prune(memory, keep, now, blocking).await;
-        self.go_home(memory, steady).await;
+        self.go_home(memory, steady, transfers).await;
     }
 
     /// A snapshot costs a sync of the store; then the log may give up what it holds twice.
@@ -134,7 +137,7 @@ impl Group {
         }
     }
 
-    async fn go_home(&self, memory: &mut Memory, steady: Duration) {
+    async fn go_home(&self, memory: &mut Memory, steady: Duration, transfers: &mut u32) {
         memory.home_wait = memory.home_wait.saturating_sub(1);
         let Some(home) = self.home().filter(|home| *home != self.node && !self.is_avoided(*home)) else { return };
         if !self.is_leader() {
@@ -150,7 +153,8 @@ impl Group {
             return;
         }
         memory.home_steady += 1;
-        if memory.home_steady >= HOME_STEADY && memory.home_wait == 0 {
+        if memory.home_steady >= HOME_STEADY && memory.home_wait == 0 && *transfers > 0 {
+            *transfers -= 1;
             tracing::info!(group = %self.id, %home, "leadership goes home");
             memory.home_steady = 0;
             memory.home_wait = HOME_AGAIN;

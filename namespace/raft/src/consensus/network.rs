@@ -21,6 +21,7 @@ use causeway_namespace_core::lineage::Lineage;
 
 use crate::link::{Incoming, LinkError, PeerLink, PeerRequest};
 use crate::store::{SnapshotBlocks, StateView, chain};
+use crate::together::Together;
 
 use super::blocking::Blocking;
 use super::state_machine::SnapshotData;
@@ -42,6 +43,8 @@ const SNAPSHOT_STALL: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkFactory {
     pub(crate) link: Arc<dyn PeerLink>,
+    /// The way of heartbeats and votes.
+    pub(crate) together: Together,
     pub(crate) group: VolumeId,
     pub(crate) node: NodeId,
     pub(crate) blocking: Blocking,
@@ -90,7 +93,7 @@ impl Network {
 
     async fn call(&self, kind: u8, payload: Bytes, what: RPCTypes, option: &RPCOption) -> Result<Bytes, RpcError> {
         let deadline = option.soft_ttl();
-        let called = self.shared.link.call(self.target, self.request(kind, payload), deadline);
+        let called = self.shared.together.call(self.target, self.request(kind, payload), deadline);
         // The link keeps the deadline; this is for one that does not.
         match tokio::time::timeout(option.hard_ttl(), called).await {
             Ok(answer) => answer.map_err(|error| self.rpc_error(&error, what, deadline)),

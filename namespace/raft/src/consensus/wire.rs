@@ -27,6 +27,10 @@ pub(crate) mod kind {
     pub(crate) const REST: u8 = 5;
     /// A sign of life; from node to node.
     pub(crate) const PING: u8 = 6;
+    /// Groups of a node that has started, which may rest again; from node to node.
+    pub(crate) const REJOIN: u8 = 7;
+    /// Short messages of many groups; from node to node.
+    pub(crate) const TOGETHER: u8 = 11;
     /// Whether replicas of many groups are the same; see [`crate::digests`].
     pub(crate) const DIGESTS: u8 = 8;
     /// Sums of ranges of keys.

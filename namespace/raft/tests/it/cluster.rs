@@ -53,6 +53,15 @@ impl Cluster {
         cluster
     }
 
+    /// As [`Cluster::resting`], with a home.
+    pub(crate) async fn resting_at(rest_after: Duration, home: NodeId) -> Self {
+        let mut cluster = Self { rest_after: Some(rest_after), home: Some(home), ..Self::stopped(3) };
+        for node in cluster.ids() {
+            cluster.start(node).await;
+        }
+        cluster
+    }
+
     /// Nodes that do not run yet.
     pub(crate) fn stopped(size: u64) -> Self {
         let (dir, net) = (tempfile::tempdir().unwrap(), MemoryNet::default());

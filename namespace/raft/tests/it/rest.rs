@@ -113,3 +113,52 @@ async fn a_leader_that_is_cut_off_at_rest_serves_no_reads() {
     all_rest(&cluster).await;
     cluster.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_rests_while_its_home_is_away_and_goes_home_when_it_is_back() {
+    let home = NodeId(1);
+    let mut cluster = Cluster::resting_at(SOON, home).await;
+    let session = cluster.session().await;
+    until("home leads", || cluster.group(home).is_leader()).await;
+    cluster.put(session, 1, "a").await;
+    all_rest(&cluster).await;
+    // It stops, and starts again.
+    cluster.kill(home).await;
+    until("another leads", || cluster.groups().any(|group| group.is_leader())).await;
+    cluster.put(session, 2, "b").await;
+    all_rest(&cluster).await;
+    cluster.start(home).await;
+    until("home leads again", || cluster.group(home).is_leader()).await;
+    all_rest(&cluster).await;
+    // It is cut off while it leads at rest: it hears nothing of the leader after it.
+    let term = cluster.group(home).status().term;
+    cluster.net.isolate(home);
+    let others = || cluster.ids().filter(|node| *node != home).map(|node| cluster.group(node));
+    until("another leads", || others().any(|group| group.is_leader() && group.status().term > term)).await;
+    until("the others rest", || others().all(|group| group.is_at_rest())).await;
+    cluster.net.heal();
+    until("home leads again", || cluster.group(home).leads().is_some_and(|led| led > term)).await;
+    cluster.converge().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_starts_anew_wakes_nobody_if_nothing_has_happened() {
+    let mut cluster = Cluster::resting(SOON).await;
+    let session = cluster.session().await;
+    cluster.put(session, 1, "a").await;
+    all_rest(&cluster).await;
+    let follower = cluster.ids().find(|node| !cluster.group(*node).is_leader()).unwrap();
+    let others: Vec<_> = cluster.ids().filter(|node| *node != follower).map(|node| cluster.group(node)).collect();
+    cluster.kill(follower).await;
+    cluster.start(follower).await;
+    // It rests from its first moment on, until it was asked about; a leader that did not vouch for it would have woken.
+    let asked = cluster.nodes[&follower].clone();
+    until("it was asked about", || asked.has_rejoined()).await;
+    assert!(cluster.group(follower).is_at_rest() && others.iter().all(|group| group.is_at_rest()));
+    drop((asked, others));
+    // It is a member as before: what is written next reaches it.
+    cluster.put(session, 2, "b").await;
+    cluster.converge().await;
+    cluster.shutdown().await;
+}

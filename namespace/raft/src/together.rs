@@ -1,0 +1,263 @@
+//! Short messages of many groups to one peer, sent together.
+//!
+//! A heartbeat or a vote costs far less than the call that carries it. So while calls of a kind to a peer are frequent, what
+//! waits goes in one: the first at once, then at most one call in [`PAUSE`]. A message alone goes as it always did. One call
+//! is not given up when one of its messages is: a stream that is reset costs a connection more than one that is answered.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
+
+use causeway_base::{NodeId, VolumeId};
+use causeway_namespace_core::lineage::Lineage;
+
+use crate::consensus::wire::{self, kind};
+use crate::error::HandleError;
+use crate::groups::Groups;
+use crate::link::{LinkError, PeerLink, PeerRequest};
+
+/// Between two calls of one kind to one peer.
+const PAUSE: Duration = Duration::from_millis(4);
+/// Messages in one call.
+const MESSAGES_MAX: usize = 1024;
+/// Bytes of a message that goes with others; a longer one goes alone.
+const MESSAGE_BYTES: usize = 4096;
+/// Calls of one kind to one peer that may be under way: on a long link more than one is.
+const CALLS_MAX: usize = 16;
+/// Messages to one peer that may wait; a group sends one at a time.
+const WAITING_MAX: usize = 65_536;
+/// A call of many messages lasts at least so long before it counts as lost.
+const DEADLINE_MIN: Duration = Duration::from_secs(1);
+
+type Answer = Result<Bytes, LinkError>;
+
+/// By peer and kind.
+type Lanes = BTreeMap<(NodeId, u8), Arc<Lane>>;
+
+#[derive(Debug)]
+struct Waiting {
+    request: PeerRequest,
+    deadline: Duration,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// What waits for one peer, of one kind.
+#[derive(Debug)]
+struct Lane {
+    queue: Mutex<Queue>,
+    calls: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Vec<Waiting>,
+    /// Somebody sends what waits.
+    running: bool,
+    not_before: Option<Instant>,
+}
+
+impl Lane {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Valid after any single statement.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The way of short messages to the peers.
+#[derive(Clone)]
+pub(crate) struct Together {
+    link: Arc<dyn PeerLink>,
+    lanes: Arc<Mutex<Lanes>>,
+}
+
+impl fmt::Debug for Together {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Together").finish_non_exhaustive()
+    }
+}
+
+/// Whether messages of this kind may go together.
+fn goes_with_others(kind: u8) -> bool {
+    matches!(kind, kind::APPEND | kind::VOTE | kind::PRE_VOTE)
+}
+
+impl Together {
+    pub(crate) fn new(link: Arc<dyn PeerLink>) -> Self {
+        Self { link, lanes: Arc::default() }
+    }
+
+    /// As [`PeerLink::call`].
+    ///
+    /// Cancel safety: may be dropped at any time; the message may then go all the same.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn call(&self, to: NodeId, request: PeerRequest, deadline: Duration) -> Answer {
+        if !goes_with_others(request.kind) || request.payload.len() > MESSAGE_BYTES {
+            return self.link.call(to, request, deadline).await;
+        }
+        let lane = {
+            let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            let new = || Arc::new(Lane { queue: Mutex::default(), calls: Arc::new(Semaphore::new(CALLS_MAX)) });
+            Arc::clone(lanes.entry((to, request.kind)).or_insert_with(new))
+        };
+        let (answer, answered) = oneshot::channel();
+        let start = {
+            let mut queue = lane.lock();
+            if queue.waiting.len() >= WAITING_MAX {
+                return Err(LinkError::Timeout);
+            }
+            queue.waiting.push(Waiting { request, deadline, answer });
+            !std::mem::replace(&mut queue.running, true)
+        };
+        if start {
+            // Ends when nothing waits any more.
+            tokio::spawn(self.clone().run(to, lane));
+        }
+        match tokio::time::timeout(deadline, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(LinkError::Timeout),
+        }
+    }
+
+    async fn run(self, to: NodeId, lane: Arc<Lane>) {
+        loop {
+            let not_before = lane.lock().not_before;
+            if let Some(at) = not_before.filter(|at| *at > Instant::now()) {
+                tokio::time::sleep_until(at).await;
+            }
+            let Ok(place) = Arc::clone(&lane.calls).acquire_owned().await else { return };
+            let batch = {
+                let mut queue = lane.lock();
+                queue.waiting.retain(|one| !one.answer.is_closed());
+                if queue.waiting.is_empty() {
+                    queue.running = false;
+                    return;
+                }
+                queue.not_before = Some(Instant::now() + PAUSE);
+                let count = queue.waiting.len().min(MESSAGES_MAX);
+                queue.waiting.drain(..count).collect::<Vec<_>>()
+            };
+            let this = self.clone();
+            // Bounded by its deadline.
+            tokio::spawn(async move {
+                this.send(to, batch).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn send(&self, to: NodeId, mut batch: Vec<Waiting>) {
+        if batch.len() == 1
+            && let Some(Waiting { request, deadline, answer }) = batch.pop()
+        {
+            // Whoever gave up does not listen.
+            let _ = answer.send(bounded(self.link.call(to, request, deadline), deadline).await);
+            return;
+        }
+        let longest = batch.iter().map(|one| one.deadline).max().unwrap_or_default();
+        let deadline = longest.max(DEADLINE_MIN);
+        let (requests, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.request, one.answer)).unzip();
+        let messages = requests.iter().map(Message::of).collect();
+        let within = u32::try_from((longest * 3 / 4).as_millis()).unwrap_or(u32::MAX);
+        let payload = wire::encode(&Messages { within, messages });
+        let request = PeerRequest { group: VolumeId::ROOT, lineage: Lineage::default(), kind: kind::TOGETHER, payload };
+        let answers = bounded(self.link.call(to, request, deadline), deadline).await;
+        let answers = answers.and_then(|bytes| {
+            let answers: Vec<Result<Bytes, Failed>> = wire::decode(&bytes).map_err(LinkError::Refused)?;
+            match answers.len() == waiting.len() {
+                true => Ok(answers),
+                false => Err(LinkError::Refused(format!("{} answers to {} messages", answers.len(), waiting.len()))),
+            }
+        });
+        match answers {
+            Ok(answers) => {
+                for (answer, waiting) in answers.into_iter().zip(waiting) {
+                    let _ = waiting.send(answer.map_err(LinkError::from));
+                }
+            }
+            Err(error) => {
+                for waiting in waiting {
+                    let _ = waiting.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+/// The link keeps the deadline; this is for one that does not.
+async fn bounded(call: impl Future<Output = Answer>, deadline: Duration) -> Answer {
+    tokio::time::timeout(deadline, call).await.unwrap_or(Err(LinkError::Timeout))
+}
+
+/// Messages of many groups.
+#[derive(Debug, Serialize, Deserialize)]
+struct Messages {
+    /// Milliseconds after which one that is not answered yet is answered as late, so that it does not hold up the others.
+    within: u32,
+    messages: Vec<Message>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Message {
+    group: u64,
+    lineage: Lineage,
+    kind: u8,
+    payload: Bytes,
+}
+
+impl Message {
+    fn of(request: &PeerRequest) -> Self {
+        let PeerRequest { group, lineage, kind, payload } = request;
+        Self { group: group.0, lineage: *lineage, kind: *kind, payload: payload.clone() }
+    }
+}
+
+/// Why one of the messages has no answer.
+#[derive(Debug, Serialize, Deserialize)]
+enum Failed {
+    Late,
+    Refused(String),
+    Fenced(Lineage),
+}
+
+impl From<Failed> for LinkError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Late => Self::Timeout,
+            Failed::Refused(reason) => Self::Refused(reason),
+            Failed::Fenced(lineage) => Self::Fenced(lineage),
+        }
+    }
+}
+
+impl Groups {
+    /// Handles messages that came together, each as if it had come alone.
+    pub(crate) async fn handle_together(&self, from: NodeId, payload: &[u8]) -> Result<Bytes, HandleError> {
+        let Messages { within, messages } = wire::decode(payload).map_err(HandleError::Bad)?;
+        if messages.len() > MESSAGES_MAX || !messages.iter().all(|one| goes_with_others(one.kind)) {
+            return Err(HandleError::Bad(format!("{} messages, or some that go alone", messages.len())));
+        }
+        let within = Duration::from_millis(within.into());
+        let handled = messages.into_iter().map(|one| async move {
+            let work = async {
+                let group = self.of_line(from, VolumeId(one.group), one.lineage).await?;
+                group.receiver.handle(from, one.kind, one.payload).await
+            };
+            match tokio::time::timeout(within, work).await {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(HandleError::Fenced { lineage, .. })) => Err(Failed::Fenced(lineage)),
+                Ok(Err(error)) => Err(Failed::Refused(error.to_string())),
+                Err(_) => Err(Failed::Late),
+            }
+        });
+        Ok(wire::encode(&join_all(handled).await))
+    }
+}
