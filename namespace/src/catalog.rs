@@ -78,6 +78,12 @@ impl Catalog {
         self.nested.get(&volume).into_iter().flatten().map(|(path, name)| (path, name.as_str()))
     }
 
+    /// Whether a volume is as it was in `before`, and so is what is mounted in it.
+    pub(crate) fn is_same(&self, before: &Self, volume: VolumeId) -> bool {
+        self.volumes.get(&volume) == before.volumes.get(&volume)
+            && self.nested.get(&volume) == before.nested.get(&volume)
+    }
+
     /// The line of a volume that the root group has decided.
     #[must_use]
     pub fn lineage(&self, volume: VolumeId) -> Lineage {

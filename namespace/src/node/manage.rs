@@ -1,5 +1,7 @@
 //! The volume as a whole: operations on it, and what is told of it.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -142,29 +144,48 @@ impl Namespace {
 
     /// Has leases that have ended collected, in the volumes that are led here. Runs until the node shuts down.
     pub(crate) async fn expire_locks(self: std::sync::Arc<Self>) {
+        let mut known: BTreeMap<VolumeId, FirstEnd> = BTreeMap::new();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(EXPIRE_EVERY) => {}
                 () = self.stop.cancelled() => return,
             }
-            let ids: Vec<VolumeId> = self.catalog().volumes.keys().copied().collect();
-            for id in ids {
-                let Some(group) = self.group(id).filter(|group| group.is_leader()) else { continue };
-                let Ok(view) = group.view() else { continue };
-                let ended =
-                    query::first_lock_end(&view).is_ok_and(|end| end.is_some_and(|end| end <= self.clock.now()));
-                if !ended {
+            let now = self.clock.now();
+            for group in self.groups.running() {
+                if !group.is_leader() {
+                    known.remove(&group.id());
                     continue;
                 }
-                let Ok(volume) = self.volume(id) else { continue };
+                let state = (group.applied(), group.generation());
+                // What was read of the same state is still so: a volume at rest costs no look into it.
+                let known = match known.entry(group.id()) {
+                    Entry::Occupied(entry) if entry.get().state == state => entry.into_mut(),
+                    entry => {
+                        let Ok(view) = group.view() else { continue };
+                        let Ok(end) = query::first_lock_end(&view) else { continue };
+                        entry.insert_entry(FirstEnd { state, end }).into_mut()
+                    }
+                };
+                if known.end.is_none_or(|end| end > now) {
+                    continue;
+                }
+                let Ok(volume) = self.volume(group.id()) else { continue };
                 let collected = self.propose(&volume, RequestBody::ExpireLocks, EXPIRE_EVERY);
                 tokio::select! {
                     collected = collected => if let Err(error) = collected {
-                        tracing::debug!(volume = %id, %error, "ended locks were not collected, trying again");
+                        tracing::debug!(volume = %group.id(), %error, "ended locks were not collected, trying again");
                     },
                     () = self.stop.cancelled() => return,
                 }
             }
         }
     }
+}
+
+/// When the first lease of a volume ends.
+#[derive(Debug)]
+struct FirstEnd {
+    /// The seq, and the generation of the replica, of which that was read.
+    state: (Seq, u64),
+    end: Option<Timestamp>,
 }

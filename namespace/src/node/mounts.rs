@@ -21,8 +21,8 @@ use super::{Namespace, blocking};
 use crate::catalog::Catalog;
 use crate::error::Error;
 
-/// Between two looks at a volume whose mounts were in order and have not changed.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Between two looks at the volumes in which something was committed since their mounts were in order.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Time for one change.
 const STEP: Duration = Duration::from_secs(10);
 /// An entry is left alone for so long though no volume is mounted there: the volume may just be being created. More than a
@@ -89,16 +89,27 @@ impl Namespace {
 /// What a node knows of the mounts in the volumes that it leads.
 #[derive(Debug, Default)]
 pub(super) struct MountsSeen {
-    in_order: BTreeMap<VolumeId, (Seq, Instant)>,
+    seen: BTreeMap<VolumeId, Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    /// What was to be mounted there.
+    mounted: BTreeMap<Bytes, String>,
+    /// Applied before that was looked at.
+    applied: Seq,
+    /// Whether time alone may change what is to be done.
+    waits: bool,
 }
 
 impl MountsSeen {
     /// Another leads the volume.
     pub(super) fn forget(&mut self, volume: VolumeId) {
-        self.in_order.remove(&volume);
+        self.seen.remove(&volume);
     }
 
-    /// Makes the entries of mounts that are missing, and takes away those that belong to no volume.
+    /// Makes the entries of mounts that are missing, and takes away those that belong to no volume, if what is to be mounted
+    /// has changed.
     pub(super) async fn look_after(
         &mut self,
         namespace: &Namespace,
@@ -106,19 +117,46 @@ impl MountsSeen {
         volume: &VolumeRecord,
         catalog: &Catalog,
     ) {
-        let seen = self.in_order.get(&volume.id);
-        if seen.is_some_and(|(seq, at)| *seq == catalog.seq && at.elapsed() < LOOK_AGAIN) {
-            return;
+        let mounted = catalog.mounted_in(volume.id).map(|(path, name)| (path.clone(), name.to_owned())).collect();
+        if self.seen.get(&volume.id).is_none_or(|seen| seen.mounted != mounted) {
+            self.look(namespace, group, volume, catalog, mounted).await;
         }
+    }
+
+    /// Looks at the volumes in which something was committed since: it may be what a mount needs.
+    pub(super) async fn look_again(&mut self, namespace: &Namespace, catalog: &Catalog) {
+        let due = |(id, seen): (&VolumeId, &Seen)| {
+            let group = namespace.group(*id).filter(|group| group.is_leader())?;
+            (seen.waits || seen.applied != group.applied()).then_some((group, seen.mounted.clone()))
+        };
+        let due: Vec<_> = self.seen.iter().filter_map(due).collect();
+        for (group, mounted) in due {
+            if let Some(volume) = catalog.volumes.get(&group.id()) {
+                self.look(namespace, &group, volume, catalog, mounted).await;
+            }
+        }
+    }
+
+    async fn look(
+        &mut self,
+        namespace: &Namespace,
+        group: &Group,
+        volume: &VolumeRecord,
+        catalog: &Catalog,
+        mounted: BTreeMap<Bytes, String>,
+    ) {
+        let applied = group.applied();
         // What cannot be mended is tried and told again as rarely as what is in order.
-        self.in_order.insert(volume.id, (catalog.seq, Instant::now()));
-        if let Err(error) = mend(namespace, group, volume, catalog).await {
+        let waits = mend(namespace, group, volume, catalog).await.unwrap_or_else(|error| {
             tracing::warn!(volume = volume.spec.name, %error, "the mounts in this volume are not in order");
-        }
+            true
+        });
+        self.seen.insert(volume.id, Seen { mounted, applied, waits });
     }
 }
 
-async fn mend(namespace: &Namespace, group: &Group, above: &VolumeRecord, catalog: &Catalog) -> Result<(), Error> {
+/// Whether there are entries that may be orphans, too young to be taken away.
+async fn mend(namespace: &Namespace, group: &Group, above: &VolumeRecord, catalog: &Catalog) -> Result<bool, Error> {
     let view = group.view().map_err(|error| Error::Read(ReadError::Store(error.to_string())))?;
     let found: Vec<Mount> = blocking(move || query::mounts(&view)).await?;
     let is_there = |path: &Bytes, name: &str| found.iter().any(|mount| mount.path == *path && mount.volume == name);
@@ -136,7 +174,8 @@ async fn mend(namespace: &Namespace, group: &Group, above: &VolumeRecord, catalo
     let orphan = |catalog: &Catalog, mount: &Mount| {
         !catalog.mounted_in(above.id).any(|(path, name)| mount.path == *path && mount.volume == name)
     };
-    let orphans: Vec<&Mount> = found.iter().filter(|mount| old(mount) && orphan(catalog, mount)).collect();
+    let (orphans, young): (Vec<&Mount>, Vec<&Mount>) =
+        found.iter().filter(|mount| orphan(catalog, mount)).partition(|mount| old(mount));
     if !orphans.is_empty() {
         if let Err(error) = namespace.refresh_catalog(STEP).await {
             return mended.and(Err(error));
@@ -150,5 +189,5 @@ async fn mend(namespace: &Namespace, group: &Group, above: &VolumeRecord, catalo
             mended = mended.and(taken);
         }
     }
-    mended
+    mended.map(|()| !young.is_empty())
 }
