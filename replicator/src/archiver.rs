@@ -24,7 +24,7 @@ use crate::counters::{Account, Counters, Place};
 use crate::fetcher::{Fetcher, Job, Need};
 use crate::follower::{RunError, changed_keys, view_of};
 use crate::local::{self, LocalError, Realms};
-use crate::volume::{ChangesError, VolumeSource, VolumeView};
+use crate::volume::{ChangesError, VolumeSource, VolumeView, changed};
 use crate::walk::{Files, Walk};
 use crate::wire::Cause;
 
@@ -79,8 +79,8 @@ impl From<ChangesError> for ArchiveError {
     }
 }
 
-/// How long nothing is looked at while nothing is committed: settings may have changed.
-const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// How long nothing is looked at while nothing happens that is told of.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 pub(crate) struct Archiver {
     pub(crate) cluster: ClusterId,
@@ -106,6 +106,7 @@ impl Archiver {
     /// Runs until it is stopped.
     pub(crate) async fn run(self) {
         let mut applied = self.source.watch_applied();
+        let mut settings = self.source.watch_settings();
         let mut leading = Leading { term: 0, writer: self.writer(), fenced: false };
         let mut dirty_since = None;
         let mut wait = self.interval;
@@ -115,6 +116,7 @@ impl Archiver {
                 // Thousands of volumes at rest cost no timers. A new leader commits, so that it is noticed here too.
                 tokio::select! {
                     _ = applied.changed() => {}
+                    () = changed(&mut settings) => {}
                     () = tokio::time::sleep(LOOK_AGAIN) => {}
                     () = self.stop.cancelled() => return,
                 }
@@ -125,6 +127,7 @@ impl Archiver {
             }
             wait = self.interval;
             idle = true;
+            settings.mark_unchanged();
             let seq = *applied.borrow_and_update();
             let term = self.source.leads().filter(|_| self.source.spec().0.archive);
             self.status.send_modify(|status| status.publishes = term.is_some());

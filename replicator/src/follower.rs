@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fetcher::{Fetcher, Job, Need};
 use crate::local::{self, LocalError, Realms, blocking};
-use crate::volume::{ChangesError, PastView, VolumeSource, VolumeView};
+use crate::volume::{ChangesError, PastView, VolumeSource, VolumeView, changed};
 use crate::walk::{Files, Walk, WalkError};
 use crate::watermarks::Watermarks;
 use crate::wire::Cause;
@@ -89,6 +89,7 @@ impl Follower {
     /// Runs until it is stopped.
     pub(crate) async fn run(self) {
         let mut applied = self.source.watch_applied();
+        let mut settings = self.source.watch_settings();
         let (volume, (_, epoch)) = (self.source.id(), self.source.spec());
         let watermarks = self.watermarks.clone();
         let persisted = blocking(move || watermarks.load(volume, epoch)).await.ok().flatten();
@@ -130,6 +131,7 @@ impl Follower {
             let unpersisted = work.unpersisted_until();
             tokio::select! {
                 changed = applied.changed() => if changed.is_err() { break },
+                () = changed(&mut settings) => {}
                 () = sleep_until(unpersisted) => work.persist().await,
                 () = self.stop.cancelled() => break,
             }

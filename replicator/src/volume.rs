@@ -77,6 +77,11 @@ pub trait VolumeSource: Send + Sync + Debug {
     /// What is applied here, as it moves.
     fn watch_applied(&self) -> watch::Receiver<Seq>;
 
+    /// Wakes up when settings, epoch or line may be others than before. Whoever has none to tell ends it.
+    fn watch_settings(&self) -> watch::Receiver<()> {
+        watch::channel(()).1
+    }
+
     /// The newest state. Taken briefly: the store keeps replaced data while it lives.
     ///
     /// # Errors
@@ -108,4 +113,11 @@ pub trait VolumeSource: Send + Sync + Debug {
     /// The Raft term in which this node leads the volume now, if it does. Term and leadership must come from one look: a
     /// term read after leadership was lost would be the next leader's, and the repository would fence nobody.
     fn leads(&self) -> Option<u64>;
+}
+
+/// Waits for a change; for ever if there will be none.
+pub(crate) async fn changed(settings: &mut watch::Receiver<()>) {
+    if settings.changed().await.is_err() {
+        std::future::pending().await
+    }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use causeway_base::{Epoch, Ino, Seq, SiteName, VolumeId};
-use causeway_namespace::Namespace;
+use causeway_namespace::{Catalog, Namespace};
 use causeway_namespace_core::digest::Digest;
 use causeway_namespace_core::lineage::Lineage;
 use causeway_namespace_core::records::{ReadError, Record, Records};
-use causeway_namespace_core::root::VolumeSpec;
+use causeway_namespace_core::root::{VolumeRecord, VolumeSpec};
 use causeway_namespace_raft::store::ViewError;
 use causeway_namespace_raft::{Group, StateView};
 use causeway_replicator::keeper::add_inodes;
@@ -26,6 +26,7 @@ struct NodeVolume {
     group: Arc<Group>,
     namespace: Arc<Namespace>,
     site: SiteName,
+    settings: watch::Receiver<()>,
 }
 
 #[derive(Debug)]
@@ -112,6 +113,10 @@ impl VolumeSource for NodeVolume {
         self.group.watch_applied()
     }
 
+    fn watch_settings(&self) -> watch::Receiver<()> {
+        self.settings.clone()
+    }
+
     fn view(&self) -> Result<Box<dyn VolumeView>, ReadError> {
         let view = self.group.view().map_err(|error| ReadError::Store(error.to_string()))?;
         // A view of the newest state knows its digest.
@@ -148,8 +153,7 @@ impl VolumeSource for NodeVolume {
             return None;
         }
         // Both from one look: a term read after leadership was lost would be the next leader's, and fence nobody.
-        let status = self.namespace.group(self.id)?.status();
-        (status.leader == Some(self.namespace.id())).then_some(status.term)
+        self.namespace.group(self.id)?.leads()
     }
 }
 
@@ -160,36 +164,72 @@ fn changes_error(error: ViewError) -> ChangesError {
     }
 }
 
+/// A volume that the replicator works on.
+struct Attached {
+    group: Arc<Group>,
+    settings: watch::Sender<()>,
+    /// What of the tables concerns it.
+    seen: Seen,
+}
+
+/// What of the root group's tables is told on as a volume's settings.
+#[derive(PartialEq, Eq)]
+struct Seen {
+    volume: Option<VolumeRecord>,
+    cluster: Option<Epoch>,
+    line: Lineage,
+}
+
+impl Seen {
+    fn of(catalog: &Catalog, id: VolumeId) -> Self {
+        let cluster = catalog.cluster.as_ref().map(|cluster| cluster.epoch).filter(|_| id == VolumeId::ROOT);
+        Self { volume: catalog.volumes.get(&id).cloned(), cluster, line: catalog.lineage(id) }
+    }
+
+    fn is_of(&self, catalog: &Catalog, id: VolumeId) -> bool {
+        self.volume.as_ref() == catalog.volumes.get(&id)
+            && self.line == catalog.lineage(id)
+            && (id != VolumeId::ROOT || self.cluster == catalog.cluster.as_ref().map(|cluster| cluster.epoch))
+    }
+}
+
 /// Attaches the groups that run here to the replicator, as they come and go. Ends when the node shuts down.
 pub(super) async fn follow(namespace: Arc<Namespace>, replicator: Arc<Replicator>, site: SiteName) {
     let mut catalog = namespace.watch_catalog();
     let mut fences = namespace.groups().watch_fences();
     let stop = namespace.stopping().clone();
-    let mut attached: BTreeMap<VolumeId, Arc<Group>> = BTreeMap::new();
+    let mut attached: BTreeMap<VolumeId, Attached> = BTreeMap::new();
     loop {
+        fences.borrow_and_update();
+        let now = catalog.borrow_and_update().clone();
         let wanted: BTreeSet<VolumeId> = {
-            fences.borrow_and_update();
-            let catalog = catalog.borrow_and_update();
-            let here = catalog.volumes.values().filter(|volume| volume.members.contains(&namespace.id()));
+            let here = now.volumes.values().filter(|volume| volume.members.contains(&namespace.id()));
             here.map(|volume| volume.id).chain([VolumeId::ROOT]).collect()
         };
         let mut waiting = false;
         // A promoted volume is another group: what was followed of the one before says nothing about it.
-        attached.retain(|id, group| {
-            let keep = !group.is_fenced();
+        attached.retain(|id, volume| {
+            let keep = !volume.group.is_fenced();
             if !keep {
                 replicator.detach(*id);
             }
             keep
         });
         for id in &wanted {
-            if attached.contains_key(id) {
+            if let Some(volume) = attached.get_mut(id) {
+                if !volume.seen.is_of(&now, *id) {
+                    volume.seen = Seen::of(&now, *id);
+                    volume.settings.send_replace(());
+                }
                 continue;
             }
             match namespace.group(*id) {
                 Some(group) => {
-                    attached.insert(*id, group.clone());
-                    let volume = NodeVolume { id: *id, group, namespace: namespace.clone(), site: site.clone() };
+                    let (settings, watched) = watch::channel(());
+                    let volume = Attached { group: group.clone(), settings, seen: Seen::of(&now, *id) };
+                    attached.insert(*id, volume);
+                    let (namespace, site) = (namespace.clone(), site.clone());
+                    let volume = NodeVolume { id: *id, group, namespace, site, settings: watched };
                     replicator.attach(Arc::new(volume));
                 }
                 // Without a replica here there is nothing to wait for; one that starts is seen at the next look.
