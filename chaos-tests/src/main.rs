@@ -1,6 +1,7 @@
 //! Long runs: `cargo run -p causeway-chaos-tests --release -- kill --seeds 100`.
 
 use causeway_chaos_tests::kill::{Plan, run};
+use causeway_chaos_tests::takeover;
 use clap::{Parser, Subcommand};
 
 /// Causeway under faults.
@@ -27,11 +28,34 @@ enum What {
         #[arg(long, default_value_t = 4)]
         writers: usize,
     },
+    /// How long a volume takes no writes when its leader is killed, and when leadership moves.
+    Takeover {
+        /// SIGKILLs of the leader.
+        #[arg(long, default_value_t = 50)]
+        kills: usize,
+        /// Moves of leadership.
+        #[arg(long, default_value_t = 100)]
+        transfers: usize,
+        /// Seconds of writing before, in which no leader should change.
+        #[arg(long, default_value_t = 30)]
+        calm: u64,
+        /// Threads that burn CPU in these.
+        #[arg(long, default_value_t = 0)]
+        burn: usize,
+    },
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let What::Kill { seed, seeds, kills, writers } = Cli::parse().what;
+    match Cli::parse().what {
+        What::Kill { seed, seeds, kills, writers } => kill(seed, seeds, kills, writers).await,
+        What::Takeover { kills, transfers, calm, burn } => {
+            takeover::run(takeover::Plan { kills, transfers, calm, burn }).await
+        }
+    }
+}
+
+async fn kill(seed: u64, seeds: u64, kills: usize, writers: usize) -> anyhow::Result<()> {
     let (mut failed, mut last) = (0, None);
     for seed in seed..seed + seeds {
         match run(Plan { seed, kills, writers }).await {
