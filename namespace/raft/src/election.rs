@@ -25,7 +25,8 @@ pub(crate) fn raft_config(groups: &GroupsConfig, id: VolumeId, home: Option<Node
         None => (election_min, election_max),
     };
     let heartbeat = millis(heartbeat);
-    let (waits_min, waits_max) = timeouts(millis(from), millis(to), heartbeat);
+    let lease = millis(election_min);
+    let (waits_min, waits_max) = timeouts(lease + millis(from), lease + millis(to), heartbeat);
     let config = Config {
         cluster_name: id.to_string(),
         heartbeat_interval: heartbeat,

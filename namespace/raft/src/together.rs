@@ -1,8 +1,11 @@
 //! Short messages of many groups to one peer, sent together.
 //!
 //! A heartbeat or a vote costs far less than the call that carries it. So while calls of a kind to a peer are frequent, what
-//! waits goes in one: the first at once, then at most one call in [`PAUSE`]. A message alone goes as it always did. One call
-//! is not given up when one of its messages is: a stream that is reset costs a connection more than one that is answered.
+//! waits goes in one: the first at once, then at most one call in [`PAUSE`]. A message alone goes as it always did.
+//!
+//! A message goes, and its call lasts, though whoever sent it has given up waiting: on a busy machine an answer is often too late
+//! for a leader, but its heartbeat still keeps the follower from an election. And a stream that is reset costs a connection
+//! more than one that is answered. Only a later message of the same group takes the place of one that still waits.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,7 +36,7 @@ const MESSAGE_BYTES: usize = 4096;
 const CALLS_MAX: usize = 16;
 /// Messages to one peer that may wait; a group sends one at a time.
 const WAITING_MAX: usize = 65_536;
-/// A call of many messages lasts at least so long before it counts as lost.
+/// A call lasts at least so long before it counts as lost.
 const DEADLINE_MIN: Duration = Duration::from_secs(1);
 
 type Answer = Result<Bytes, LinkError>;
@@ -114,6 +117,8 @@ impl Together {
             if queue.waiting.len() >= WAITING_MAX {
                 return Err(LinkError::Timeout);
             }
+            // A group has one message of a kind on its way at a time: one that is there was given up.
+            queue.waiting.retain(|one| one.request.group != request.group || !one.answer.is_closed());
             queue.waiting.push(Waiting { request, deadline, answer });
             !std::mem::replace(&mut queue.running, true)
         };
@@ -136,7 +141,6 @@ impl Together {
             let Ok(place) = Arc::clone(&lane.calls).acquire_owned().await else { return };
             let batch = {
                 let mut queue = lane.lock();
-                queue.waiting.retain(|one| !one.answer.is_closed());
                 if queue.waiting.is_empty() {
                     queue.running = false;
                     return;
@@ -159,6 +163,7 @@ impl Together {
             && let Some(Waiting { request, deadline, answer }) = batch.pop()
         {
             // Whoever gave up does not listen.
+            let deadline = deadline.max(DEADLINE_MIN);
             let _ = answer.send(bounded(self.link.call(to, request, deadline), deadline).await);
             return;
         }
