@@ -87,9 +87,10 @@ pub struct RepositorySection {
 pub struct TimingSection {
     /// Between two heartbeats of a leader.
     pub heartbeat: HumanDuration,
-    /// Shortest time without a leader before a node stands for election.
+    /// Time without a word of its leader after which a node does not hold to it any more; and the shortest that it then waits before it
+    /// stands for election.
     pub election_min: HumanDuration,
-    /// Longest such time.
+    /// The longest that it then waits.
     pub election_max: HumanDuration,
 }
 

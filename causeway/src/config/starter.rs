@@ -44,8 +44,8 @@ url = {repository:?}
 
 [timing]
 heartbeat = "100ms"           # a leader's; at most half of election_min
-election_min = "500ms"        # without a leader for this long (at random up to election_max), a node stands for election.
-election_max = "1s"           # Raise all three above the round trip between your sites: election_min >= 10 x RTT.
+election_min = "500ms"        # without a leader for this long, a node waits for election_min to election_max more, at random, and
+election_max = "1s"           # stands for election. Raise all three above the round trip between your sites: election_min >= 10 x RTT.
 
 [limits]
 metadata_cache = "128MiB"     # memory a node

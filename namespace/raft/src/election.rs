@@ -25,6 +25,7 @@ pub(crate) fn raft_config(groups: &GroupsConfig, id: VolumeId, home: Option<Node
         None => (election_min, election_max),
     };
     let heartbeat = millis(heartbeat);
+    // Until then a member holds to the leader that it heard. Without this a busy machine changes leaders for a late heartbeat.
     let lease = millis(election_min);
     let (waits_min, waits_max) = timeouts(lease + millis(from), lease + millis(to), heartbeat);
     let config = Config {

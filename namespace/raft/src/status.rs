@@ -63,7 +63,7 @@ pub struct GroupStatus {
 pub struct Timing {
     /// Between two heartbeats.
     pub heartbeat: Duration,
-    /// Shortest wait without a leader before an election.
+    /// After so long without a word of its leader a member does not hold to it any more; then the shortest wait before an election.
     pub election_min: Duration,
     /// Longest such wait.
     pub election_max: Duration,
