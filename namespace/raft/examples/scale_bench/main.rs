@@ -10,9 +10,11 @@
 //! the first linearizable read. It then reads, and sends its state to a new node as a snapshot through Raft; both are in one
 //! process, so that memory is told before. Rates a CPU second are by the time that the process (of stats: the thread) ran, which a
 //! busy machine does not change much. `folder`: COUNT entries (default 10,000, 100,000 and 1,000,000) in one folder: made,
-//! listed in pages, looked up, removed. Everything is below DIR, in a folder that is removed.
+//! listed in pages, looked up, removed. Everything is below DIR, in a folder that is removed; what the sizes cost beside each other is
+//! drawn to DIR/scale.svg.
 #![allow(clippy::unwrap_used)] // a bench: what fails, fails loudly
 
+mod chart;
 mod folder;
 mod node;
 mod steps;
@@ -74,6 +76,9 @@ fn files(base: &Path, counts: Vec<u64>) {
         let dir = tempfile::tempdir_in(base).unwrap();
         columns.push(one(dir.path(), *count));
         table(&counts[..columns.len()], &columns);
+        let chart = base.join("scale.svg");
+        std::fs::write(&chart, chart::svg(&counts[..columns.len()], &columns)).unwrap();
+        println!("chart: {}", chart.display());
     }
 }
 
