@@ -260,6 +260,8 @@ impl Groups {
             self.lock().insert(id, Arc::clone(&group));
             self.rejoining.push(id);
         }
+        // It may lead already, and whoever was told could not find it.
+        self.moved.note(id);
         Ok(group)
     }
 

@@ -6,7 +6,7 @@
 //! clock, a few groups at a time. So a node with a thousand idle volumes comes back with a few messages.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::consensus::wire::{self, kind};
 use crate::error::HandleError;
 use crate::group::Group;
 use crate::groups::Groups;
+use crate::link::LinkError;
 use crate::rest::{GROUPS_MAX, Resting};
 
 /// How long groups that start wait for others that do: they are asked about together.
@@ -114,10 +115,13 @@ impl Groups {
             }
         }
         let within = self.config.timing.election_min;
+        let unheard = AtomicBool::new(false);
+        let failed = &unheard;
         let asks = asks.into_iter().map(|(to, list)| async move {
             let answer = self.node_call(to, kind::REJOIN, wire::encode(&list), within).await;
             let vouched: Option<Vec<u64>> = answer.ok().and_then(|answer| wire::decode(&answer).ok());
             if vouched.is_none() {
+                failed.store(true, Ordering::Relaxed);
                 // It may lead some of them, and must hear of this node before the others elect.
                 self.tasks.spawn(tell_again(Arc::downgrade(self), to, list, self.stop.clone()));
             }
@@ -132,10 +136,12 @@ impl Groups {
             return;
         }
         let (this, stop) = (Arc::clone(self), self.stop.clone());
+        // The heartbeats of leaders that woke for it wake it, and are to come first; also of one that is told once more.
+        let first = this.config.timing.heartbeat * 2;
+        let first = if unheard.into_inner() { first + within / 2 } else { first };
         self.tasks.spawn(async move {
-            // The heartbeats of leaders that woke for it wake it, and are to come first.
             tokio::select! {
-                () = tokio::time::sleep(this.config.timing.heartbeat * 2) => this.rouse_in_turn(wake),
+                () = tokio::time::sleep(first) => this.rouse_in_turn(wake),
                 () = stop.cancelled() => {}
             }
         });
@@ -172,12 +178,16 @@ async fn tell_again(groups: Weak<Groups>, to: NodeId, list: Vec<Resting>, stop: 
     for _ in 0..TRIES {
         let Some(groups) = groups.upgrade() else { return };
         let every = groups.config.timing.election_min / 2;
+        match groups.node_call(to, kind::REJOIN, wire::encode(&list), every).await {
+            Ok(_) => return,
+            // An older build: it hears of it by a ping.
+            Err(LinkError::Refused(_)) => drop(groups.ping(to, every).await),
+            Err(_) => {}
+        }
+        drop(groups);
         tokio::select! {
             () = tokio::time::sleep(every) => {}
             () = stop.cancelled() => return,
-        }
-        if groups.node_call(to, kind::REJOIN, wire::encode(&list), every).await.is_ok() {
-            return;
         }
     }
 }

@@ -32,6 +32,8 @@ use crate::link::{LinkError, PeerRequest};
 pub(crate) const GROUPS_MAX: usize = 4096;
 /// Pings in a row without an answer after which a node counts as gone.
 const MISSES: u32 = 2;
+/// Groups are woken again for a home that answers and did not come to lead them: perhaps its replica does not run.
+const HOME_AGAIN: Duration = Duration::from_secs(30);
 /// Groups that are woken at once, when many are to be.
 const ROUSED_MAX: usize = 32;
 /// Between as many and the next.
@@ -292,16 +294,22 @@ impl Groups {
     /// Watches over the leaders of groups that rest here, until the node stops.
     pub(crate) async fn watch_leaders(groups: std::sync::Weak<Self>, stop: tokio_util::sync::CancellationToken) {
         let mut misses: BTreeMap<NodeId, u32> = BTreeMap::new();
+        // When groups were last woken to go home to a node that has answered since.
+        let mut went_home: BTreeMap<NodeId, Instant> = BTreeMap::new();
         loop {
             let Some(groups) = groups.upgrade() else { return };
             let every = groups.config.timing.election_min;
             let leaders: BTreeSet<NodeId> = groups.resting().filter_map(|group| group.rest.under()).collect();
             let homes: BTreeSet<NodeId> = groups.resting().filter_map(|group| group.home_away()).collect();
             misses.retain(|node, _| leaders.contains(node));
+            went_home.retain(|node, at| homes.contains(node) || at.elapsed() < HOME_AGAIN);
             let groups_ref = &groups;
             let pings = leaders.union(&homes).map(|node| async move { (*node, groups_ref.ping(*node, every).await) });
             for (node, answered) in futures::future::join_all(pings).await {
-                if answered.is_ok() && homes.contains(&node) {
+                if answered.is_err() {
+                    went_home.remove(&node);
+                } else if homes.contains(&node) && went_home.get(&node).is_none_or(|at| at.elapsed() >= HOME_AGAIN) {
+                    went_home.insert(node, Instant::now());
                     groups.rouse_to_go_home(node);
                 }
                 if !leaders.contains(&node) {
@@ -321,7 +329,7 @@ impl Groups {
         }
     }
 
-    async fn ping(&self, node: NodeId, deadline: Duration) -> Result<(), LinkError> {
+    pub(crate) async fn ping(&self, node: NodeId, deadline: Duration) -> Result<(), LinkError> {
         let answer = self.node_call(node, kind::PING, wire::encode(&self.neighbours.boot), deadline).await?;
         let boot: u64 = wire::decode(&answer).map_err(LinkError::Refused)?;
         if self.neighbours.is_new(node, boot) {
@@ -383,6 +391,9 @@ impl Groups {
     /// Wakes the groups that rested while their home was away: leadership goes there.
     fn rouse_to_go_home(&self, home: NodeId) {
         let away: Vec<Arc<Group>> = self.resting().filter(|group| group.home_away() == Some(home)).collect();
+        if away.is_empty() {
+            return;
+        }
         tracing::info!(%home, groups = away.len(), "home is back: groups at rest wake");
         self.rouse_in_turn(away);
     }

@@ -6,6 +6,9 @@
 //! A message goes, and its call lasts, though whoever sent it has given up waiting: on a busy machine an answer is often too late
 //! for a leader, but its heartbeat still keeps the follower from an election. And a stream that is reset costs a connection
 //! more than one that is answered. Only a later message of the same group takes the place of one that still waits.
+//!
+//! A message whose group is slow at the peer does not hold up the others: it is answered as late, and goes again alone. All go
+//! alone to a peer that does not take them together, an older build.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,6 +39,8 @@ const MESSAGE_BYTES: usize = 4096;
 const CALLS_MAX: usize = 16;
 /// Messages to one peer that may wait; a group sends one at a time.
 const WAITING_MAX: usize = 65_536;
+/// How long messages go alone to a peer that refused them together.
+const ALONE: Duration = Duration::from_secs(60);
 /// A call lasts at least so long before it counts as lost.
 const DEADLINE_MIN: Duration = Duration::from_secs(1);
 
@@ -47,6 +52,7 @@ type Lanes = BTreeMap<(NodeId, u8), Arc<Lane>>;
 #[derive(Debug)]
 struct Waiting {
     request: PeerRequest,
+    since: Instant,
     deadline: Duration,
     answer: oneshot::Sender<Answer>,
 }
@@ -64,6 +70,8 @@ struct Queue {
     /// Somebody sends what waits.
     running: bool,
     not_before: Option<Instant>,
+    /// The peer takes none together.
+    alone_until: Option<Instant>,
 }
 
 impl Lane {
@@ -112,6 +120,10 @@ impl Together {
             Arc::clone(lanes.entry((to, request.kind)).or_insert_with(new))
         };
         let (answer, answered) = oneshot::channel();
+        let alone = lane.lock().alone_until.is_some_and(|until| until > Instant::now());
+        if alone {
+            return self.link.call(to, request, deadline).await;
+        }
         let start = {
             let mut queue = lane.lock();
             if queue.waiting.len() >= WAITING_MAX {
@@ -119,7 +131,7 @@ impl Together {
             }
             // A group has one message of a kind on its way at a time: one that is there was given up.
             queue.waiting.retain(|one| one.request.group != request.group || !one.answer.is_closed());
-            queue.waiting.push(Waiting { request, deadline, answer });
+            queue.waiting.push(Waiting { request, since: Instant::now(), deadline, answer });
             !std::mem::replace(&mut queue.running, true)
         };
         if start {
@@ -150,50 +162,70 @@ impl Together {
                 queue.waiting.drain(..count).collect::<Vec<_>>()
             };
             let this = self.clone();
+            let lane = Arc::clone(&lane);
             // Bounded by its deadline.
             tokio::spawn(async move {
-                this.send(to, batch).await;
+                let again = this.send(to, batch, &lane).await;
                 drop(place);
+                join_all(again.into_iter().map(|one| this.send_alone(to, one))).await;
             });
         }
     }
 
-    async fn send(&self, to: NodeId, mut batch: Vec<Waiting>) {
+    /// Sends these and tells their answers; gives those that are to be sent alone.
+    async fn send(&self, to: NodeId, mut batch: Vec<Waiting>, lane: &Lane) -> Vec<Waiting> {
         if batch.len() == 1
-            && let Some(Waiting { request, deadline, answer }) = batch.pop()
+            && let Some(Waiting { request, deadline, answer, .. }) = batch.pop()
         {
             // Whoever gave up does not listen.
             let deadline = deadline.max(DEADLINE_MIN);
             let _ = answer.send(bounded(self.link.call(to, request, deadline), deadline).await);
-            return;
+            return Vec::new();
         }
         let longest = batch.iter().map(|one| one.deadline).max().unwrap_or_default();
+        let shortest = batch.iter().map(|one| one.deadline).min().unwrap_or_default();
         let deadline = longest.max(DEADLINE_MIN);
-        let (requests, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.request, one.answer)).unzip();
-        let messages = requests.iter().map(Message::of).collect();
-        let within = u32::try_from((longest * 3 / 4).as_millis()).unwrap_or(u32::MAX);
+        let messages = batch.iter().map(|one| Message::of(&one.request)).collect();
+        // With a round trip of half a heartbeat's interval, the most that is set up, all are in time for the most urgent.
+        let within = u32::try_from((shortest / 4).as_millis()).unwrap_or(u32::MAX);
         let payload = wire::encode(&Messages { within, messages });
         let request = PeerRequest { group: VolumeId::ROOT, lineage: Lineage::default(), kind: kind::TOGETHER, payload };
         let answers = bounded(self.link.call(to, request, deadline), deadline).await;
         let answers = answers.and_then(|bytes| {
             let answers: Vec<Result<Bytes, Failed>> = wire::decode(&bytes).map_err(LinkError::Refused)?;
-            match answers.len() == waiting.len() {
+            match answers.len() == batch.len() {
                 true => Ok(answers),
-                false => Err(LinkError::Refused(format!("{} answers to {} messages", answers.len(), waiting.len()))),
+                false => Err(LinkError::Refused(format!("{} answers to {} messages", answers.len(), batch.len()))),
             }
         });
+        let mut again = Vec::new();
         match answers {
             Ok(answers) => {
-                for (answer, waiting) in answers.into_iter().zip(waiting) {
-                    let _ = waiting.send(answer.map_err(LinkError::from));
+                for (answer, waiting) in answers.into_iter().zip(batch) {
+                    match answer {
+                        Err(Failed::Late) => again.push(waiting),
+                        answer => drop(waiting.answer.send(answer.map_err(LinkError::from))),
+                    }
                 }
             }
-            Err(error) => {
-                for waiting in waiting {
-                    let _ = waiting.send(Err(error.clone()));
-                }
+            // Said of all of them, or of the root group in whose name they went: nothing about any of their groups.
+            Err(LinkError::Refused(_) | LinkError::Fenced(_)) => {
+                lane.lock().alone_until = Some(Instant::now() + ALONE);
+                again = batch;
             }
+            Err(error) => batch.into_iter().for_each(|one| drop(one.answer.send(Err(error.clone())))),
         }
+        again
+    }
+
+    /// Sends one as if there were no others. That it may arrive twice is nothing new to Raft.
+    async fn send_alone(&self, to: NodeId, one: Waiting) {
+        let Waiting { request, since, deadline, answer } = one;
+        let left = deadline.saturating_sub(since.elapsed());
+        if left.is_zero() || answer.is_closed() {
+            return;
+        }
+        let _ = answer.send(bounded(self.link.call(to, request, left), left).await);
     }
 }
 
@@ -264,5 +296,90 @@ impl Groups {
             }
         });
         Ok(wire::encode(&join_all(handled).await))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::link::{Incoming, Outgoing};
+
+    /// What a peer does with messages that come together.
+    #[derive(Clone, Copy, Debug)]
+    enum Peer {
+        /// An older build whose root group is on a later line: it says so of whatever it does not know.
+        Fences,
+        /// One group is always slow.
+        Slow(u64),
+    }
+
+    #[derive(Debug)]
+    struct TestLink {
+        peer: Peer,
+        /// Kinds and groups of the calls.
+        calls: Mutex<Vec<(u8, u64)>>,
+    }
+
+    #[async_trait]
+    impl PeerLink for TestLink {
+        async fn call(&self, _: NodeId, request: PeerRequest, _: Duration) -> Answer {
+            self.calls.lock().unwrap().push((request.kind, request.group.0));
+            if request.kind != kind::TOGETHER {
+                return Ok(request.payload);
+            }
+            let Messages { messages, .. } = wire::decode(&request.payload).unwrap();
+            match self.peer {
+                Peer::Fences => Err(LinkError::Fenced(Lineage::default())),
+                Peer::Slow(slow) => {
+                    let answer = |one: Message| if one.group == slow { Err(Failed::Late) } else { Ok(one.payload) };
+                    Ok(wire::encode(&messages.into_iter().map(answer).collect::<Vec<_>>()))
+                }
+            }
+        }
+
+        async fn open(&self, _: NodeId, _: PeerRequest, _: Outgoing, _: Duration) -> Result<Incoming, LinkError> {
+            Err(LinkError::Timeout)
+        }
+    }
+
+    /// Messages of ten groups at once; each must have its own answer. Gives the calls that it took.
+    async fn ten(together: &Together, link: &TestLink) -> Vec<(u8, u64)> {
+        let call = |group: u64| async move {
+            let payload = Bytes::from(group.to_string());
+            let request = PeerRequest {
+                group: VolumeId(group),
+                lineage: Lineage::default(),
+                kind: kind::APPEND,
+                payload: payload.clone(),
+            };
+            assert_eq!(together.call(NodeId(2), request, Duration::from_secs(20)).await, Ok(payload));
+        };
+        join_all((1..=10).map(call)).await;
+        std::mem::take(&mut link.calls.lock().unwrap())
+    }
+
+    fn link(peer: Peer) -> (Arc<TestLink>, Together) {
+        let link = Arc::new(TestLink { peer, calls: Mutex::default() });
+        (Arc::clone(&link), Together::new(link))
+    }
+
+    #[tokio::test]
+    async fn to_a_peer_that_takes_none_together_they_go_alone() {
+        let (link, together) = link(Peer::Fences);
+        // That the root group is fenced there is not said of any of these.
+        let first = ten(&together, &link).await;
+        assert_eq!(first.iter().filter(|(kind, _)| *kind == kind::TOGETHER).count(), 1, "{first:?}");
+        let next = ten(&together, &link).await;
+        assert!(next.len() == 10 && next.iter().all(|(kind, _)| *kind == kind::APPEND), "{next:?}");
+    }
+
+    #[tokio::test]
+    async fn a_slow_group_goes_again_alone() {
+        let (link, together) = link(Peer::Slow(7));
+        let calls = ten(&together, &link).await;
+        let alone: Vec<u64> = calls.iter().filter(|(kind, _)| *kind == kind::APPEND).map(|(_, group)| *group).collect();
+        assert_eq!(alone, [7], "{calls:?}");
     }
 }

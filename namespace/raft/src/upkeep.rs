@@ -144,9 +144,10 @@ impl Group {
             memory.home_steady = 0;
             return;
         }
-        // It rested when home was another.
+        // It rests since home is away, and is woken when home answers; if home was changed, by who looks after the group.
         if self.rest.is_resting() {
-            self.stir(steady).await;
+            memory.home_steady = 0;
+            return;
         }
         if !self.is_caught_up(home, steady) {
             memory.home_steady = 0;

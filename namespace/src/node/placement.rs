@@ -218,7 +218,7 @@ async fn look_after(namespace: &Namespace, group: &Arc<Group>, volume: &VolumeRe
         }
     }
     // Somebody moved home: leadership follows at once, and not only when home has been well for a while.
-    let changed = group.take_home_changed() && group.home() != Some(namespace.id());
+    let changed = group.take_home_changed() && group.home().is_some_and(|home| home != namespace.id());
     if changed && !matches!(group.go_home_now(namespace.config.timing.election_min).await, Ok(true)) {
         group.mark_home_changed();
         done = false;
@@ -228,7 +228,10 @@ async fn look_after(namespace: &Namespace, group: &Arc<Group>, volume: &VolumeRe
     if is_witness(&namespace.id()) {
         let able = members.voters.iter().copied().filter(|id| !is_witness(id)).collect();
         match group.hand_over_to(&able, namespace.config.timing.election_min).await {
-            Ok(true) => tracing::info!(group = %group.id(), "this witness hands leadership over"),
+            Ok(true) => {
+                tracing::info!(group = %group.id(), "this witness hands leadership over");
+                done = false; // till another leads
+            }
             Ok(false) => done = false,
             Err(error) => {
                 tracing::debug!(group = %group.id(), %error, "leadership stayed with this witness");

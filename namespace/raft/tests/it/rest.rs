@@ -1,6 +1,6 @@
 //! Groups at rest.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use causeway_base::NodeId;
 use causeway_namespace_raft::ProposeError;
@@ -126,7 +126,15 @@ async fn a_group_rests_while_its_home_is_away_and_goes_home_when_it_is_back() {
     cluster.kill(home).await;
     until("another leads", || cluster.groups().any(|group| group.is_leader())).await;
     cluster.put(session, 2, "b").await;
-    all_rest(&cluster).await;
+    // Without it they rest on: longer than the rounds in which leaders are told to go home.
+    let mut awake = Instant::now();
+    until("the others rest for long", || {
+        if !cluster.groups().all(|group| group.is_at_rest()) {
+            awake = Instant::now();
+        }
+        awake.elapsed() > Duration::from_millis(2500)
+    })
+    .await;
     cluster.start(home).await;
     until("home leads again", || cluster.group(home).is_leader()).await;
     all_rest(&cluster).await;
