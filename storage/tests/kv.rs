@@ -6,13 +6,18 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use causeway_base::ByteSize;
 use causeway_storage::disk::{Disk, RealDisk};
 use causeway_storage::kv::conformance::steps::{self, Step};
 use causeway_storage::kv::conformance::{self, Engine, SPACES};
-use causeway_storage::kv::{Batch, FjallKv, FjallOptions, Kv, KvError, KvRead, MemoryKv, SledKv, SledOptions, Space};
+use causeway_storage::kv::{
+    Batch, FjallKv, FjallOptions, KeyRange, Kv, KvError, KvRead, MemoryKv, Scan, SledKv, SledOptions, Space, WatchedKv,
+    prefix_range,
+};
 use proptest::prelude::*;
 
 /// A folder in memory if there is one with room: syncs to a busy disk would be most of the time of these tests, and no
@@ -116,6 +121,84 @@ fn memory_conforms() {
 fn fjall_conforms() {
     let root = scratch();
     conformance::run(&Fjall(FjallOptions::default()), root.path());
+}
+
+/// Fjall behind something that looks on.
+#[derive(Debug)]
+struct Watched;
+
+impl Engine for Watched {
+    fn open(&self, path: &Path) -> Arc<dyn Kv> {
+        let kv = FjallKv::open(path, &SPACES, &FjallOptions::default()).unwrap();
+        Arc::new(WatchedKv::new(Arc::new(kv), |error| panic!("nothing is damaged: {error}")))
+    }
+}
+
+#[test]
+fn a_watched_store_conforms() {
+    let root = scratch();
+    conformance::run(&Watched, root.path());
+}
+
+/// A disk that lost what was written: every read says so.
+#[derive(Debug)]
+struct Lost;
+
+impl Lost {
+    fn error<T>() -> Result<T, KvError> {
+        Err(KvError::Damaged { engine: "lost", reason: "a checksum does not hold".to_owned() })
+    }
+}
+
+impl KvRead for Lost {
+    fn get(&self, _: Space, _: &[u8]) -> Result<Option<Bytes>, KvError> {
+        Self::error()
+    }
+
+    fn scan(&self, _: Space, _: KeyRange, _: bool) -> Scan<'_> {
+        Box::new(std::iter::once(Self::error()))
+    }
+}
+
+impl Kv for Lost {
+    fn write(&self, _: Batch) -> Result<(), KvError> {
+        Err(KvError::Full { engine: "lost" })
+    }
+
+    fn persist(&self) -> Result<(), KvError> {
+        Self::error()
+    }
+
+    fn snapshot(&self) -> Box<dyn KvRead> {
+        Box::new(Self)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn damage_is_told_once_by_whatever_call_finds_it() {
+    type Fails = fn(&WatchedKv) -> bool;
+    let calls: [(&str, Fails); 5] = [
+        ("get", |kv| kv.get(DATA, b"k").is_err()),
+        ("scan", |kv| kv.scan(DATA, prefix_range(b""), false).any(|entry| entry.is_err())),
+        ("persist", |kv| kv.persist().is_err()),
+        ("get in a snapshot", |kv| kv.snapshot().get(DATA, b"k").is_err()),
+        ("scan in a snapshot", |kv| kv.snapshot().scan(DATA, prefix_range(b""), true).any(|entry| entry.is_err())),
+    ];
+    for (what, call) in calls {
+        let told = Arc::new(AtomicUsize::new(0));
+        let count = told.clone();
+        let kv = WatchedKv::new(Arc::new(Lost), move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(kv.write(Batch::new()).is_err());
+        assert_eq!(told.load(Ordering::Relaxed), 0, "a full disk is no damage");
+        assert!(call(&kv) && call(&kv), "{what}: the error is passed on");
+        assert_eq!(told.load(Ordering::Relaxed), 1, "{what}");
+    }
 }
 
 #[test]

@@ -81,6 +81,11 @@ impl DataFolder {
         self.path.join("index.engine")
     }
 
+    /// Is there if the index was found damaged while it was in use; says how.
+    pub(crate) fn index_damaged(&self) -> PathBuf {
+        self.path.join("index.damaged")
+    }
+
     pub(crate) fn sync(&self) -> PathBuf {
         self.path.join("sync")
     }

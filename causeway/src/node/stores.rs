@@ -9,7 +9,7 @@ use causeway_dedup::store::{
 };
 use causeway_namespace_raft::STATE_SPACES;
 use causeway_storage::disk::{Disk, RealDisk};
-use causeway_storage::kv::{FjallKv, FjallOptions, Kv, KvError, SledKv, SledOptions};
+use causeway_storage::kv::{FjallKv, FjallOptions, Kv, KvError, SledKv, SledOptions, WatchedKv};
 
 use super::folder::DataFolder;
 use crate::config::{DeltasAtRest, IndexEngine, LimitsSection};
@@ -49,6 +49,7 @@ pub(crate) fn open_chunks(
 ) -> anyhow::Result<(ChunkStore, RecoveryReport)> {
     let open = || open_store(disk, folder, limits, seed, &mut |_| {});
     forget_other_engine(folder, limits)?;
+    forget_damaged(folder, limits)?;
     let opened = match open() {
         Err(StoreError::Index(KvError::Damaged { reason, .. })) => {
             // It holds little that the packs do not: made anew, never repaired.
@@ -72,6 +73,7 @@ pub(crate) fn rebuild_chunks(
 ) -> anyhow::Result<(ChunkStore, RecoveryReport)> {
     replace_index(folder, limits)?;
     name_engine(folder, limits.index_engine)?;
+    unmark_damaged(folder)?;
     open_store(disk, folder, limits, seed, progress)
         .with_context(|| format!("open the chunk store {}", folder.packs().display()))
 }
@@ -95,7 +97,37 @@ fn open_store(
         ..StoreOptions::default()
     };
     let index = open_index(folder, limits, limits.index_engine)?;
-    ChunkStore::open_watched(disk.clone(), folder.packs(), index, options, progress)
+    let mark = folder.index_damaged();
+    let index = WatchedKv::new(index, move |error| {
+        tracing::error!(%error, "the chunk index is damaged; it is built anew from the packs when the node starts again");
+        // Without it the damage is found again, or by a look at samples when the store is opened.
+        if let Err(error) = std::fs::write(&mark, error.to_string()) {
+            tracing::error!(mark = %mark.display(), %error, "this could not be noted");
+        }
+    });
+    ChunkStore::open_watched(disk.clone(), folder.packs(), Arc::new(index), options, progress)
+}
+
+/// Removes the index if it was found to be damaged while it was in use: opening it may not show that.
+fn forget_damaged(folder: &DataFolder, limits: &LimitsSection) -> anyhow::Result<()> {
+    let reason = match std::fs::read_to_string(folder.index_damaged()) {
+        Ok(reason) => reason,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => format!("what was wrong cannot be read: {error}"),
+    };
+    tracing::warn!(%reason, "the chunk index was found damaged before; it is built anew from the packs");
+    // Replaced first: if this is cut short, it is done again.
+    replace_index(folder, limits)?;
+    unmark_damaged(folder)
+}
+
+fn unmark_damaged(folder: &DataFolder) -> anyhow::Result<()> {
+    match std::fs::remove_file(folder.index_damaged()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", folder.index_damaged().display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn open_index(folder: &DataFolder, limits: &LimitsSection, engine: IndexEngine) -> Result<Arc<dyn Kv>, KvError> {
@@ -181,6 +213,38 @@ mod tests {
     use causeway_dedup::{EncodedChunk, Realm};
 
     use super::*;
+
+    /// Damage that opening the engine does not show is met by a read; from then on the next start makes the index anew.
+    #[test]
+    fn an_index_found_damaged_while_in_use_is_made_anew_at_the_next_start() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = DataFolder::claim(temporary.path().join("node")).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let realm = Realm::new("test", [7; 32]);
+        let chunks: Vec<EncodedChunk> = (0..50_u32)
+            .map(|number| {
+                let plain = number.to_le_bytes().repeat(500);
+                EncodedChunk::plain(realm.chunk_id(&plain), plain.into())
+            })
+            .collect();
+        for engine in [IndexEngine::Fjall, IndexEngine::Sled] {
+            let limits = LimitsSection { disk_reserve: ByteSize(0), index_engine: engine, ..LimitsSection::default() };
+            let (store, _) = open_chunks(&disk, &folder, &limits, 1).unwrap();
+            store.put_many(&chunks).unwrap();
+            store.close().unwrap();
+            drop(store);
+            let (store, report) = open_chunks(&disk, &folder, &limits, 1).unwrap();
+            assert!(report.rebuilt.is_none(), "{engine:?}: {report:?}");
+            store.close().unwrap();
+            drop(store);
+            std::fs::write(folder.index_damaged(), "a checksum does not hold").unwrap();
+            let (store, report) = open_chunks(&disk, &folder, &limits, 1).unwrap();
+            assert!(report.rebuilt.is_some(), "{engine:?}: {report:?}");
+            assert!(!folder.index_damaged().exists());
+            assert!(chunks.iter().all(|chunk| store.get(&chunk.id).unwrap().is_some()));
+            store.close().unwrap();
+        }
+    }
 
     /// What replaces an index, for whatever reason, knows what the old one knew of corrupt chunks.
     #[test]

@@ -9,6 +9,7 @@ mod fjall;
 mod headroom;
 mod memory;
 mod sled;
+mod watched;
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 pub use self::fjall::{FjallKv, FjallOptions};
 pub use self::sled::{SledKv, SledOptions};
 pub use memory::MemoryKv;
+pub use watched::WatchedKv;
 
 /// A named key range of a store, fixed when the store is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
