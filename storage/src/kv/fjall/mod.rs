@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use causeway_base::ByteSize;
-use fjall::config::CompressionPolicy;
+use fjall::config::{CompressionPolicy, PartitioningPolicy};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
 use self::journal::Repair;
@@ -176,7 +176,7 @@ impl FjallKv {
             .max_journaling_size(options.journal.bytes())
             .worker_threads(options.worker_threads)
             .open()?;
-        let create = |memtable: u64| KeyspaceCreateOptions::default().max_memtable_size(memtable);
+        let create = |memtable: u64| in_parts(KeyspaceCreateOptions::default().max_memtable_size(memtable));
         let numbers = database.keyspace(NUMBERS, || create(NUMBERS_MEMTABLE))?;
         let mut keyspaces = BTreeMap::new();
         for space in spaces {
@@ -341,6 +341,14 @@ impl Kv for FjallKv {
     fn disk_bytes(&self) -> u64 {
         self.database.disk_space().unwrap_or(0)
     }
+}
+
+/// Filters and indexes of large tables are read in small parts. By default those of the upper levels are whole: of a table with four
+/// million entries each read that missed the cache read 5 MB of filter, and ten million files did not load (docs/kv.md).
+fn in_parts(options: KeyspaceCreateOptions) -> KeyspaceCreateOptions {
+    // What comes straight from memory is small, and stays in memory.
+    let parts = || PartitioningPolicy::new([false, true]);
+    options.filter_block_partitioning_policy(parts()).index_block_partitioning_policy(parts())
 }
 
 /// The options of a space as in [`FjallOptions::filtered`].
