@@ -225,6 +225,66 @@ async fn what_cannot_be_healed_is_named_and_the_exit_code_says_so() {
     cluster.nodes.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_keeps_its_chunks_until_it_is_deleted() {
+    let mut cluster = start().await;
+    let bytes = noise(5, 9_000_000);
+    put(&cluster, "gone", &bytes);
+    cluster.ok(["snapshot", "create", "data@before"]);
+    cluster.ok(["rm", "/data/gone"]);
+    let mut removed = 0;
+    for _ in 0..4 {
+        // Versions are pruned as far as they may be.
+        cluster.ok(["mkdir", "-p", "/data/turn"]);
+        cluster.ok(["rm", "-r", "/data/turn"]);
+        let report = cluster.json(["store", "gc", "--node", "1", "--grace", "0s"]);
+        removed += report["removed_bytes"].as_u64().unwrap();
+    }
+    assert!(removed < 1_000_000, "{removed} bytes went");
+    assert!(cluster.ok(["cat", "/data/gone", "--at", "before"]) == bytes);
+    cluster.ok(["snapshot", "delete", "data@before"]);
+    let started = Instant::now();
+    while removed < 8_900_000 {
+        assert!(started.elapsed() < PATIENCE, "{removed} bytes went");
+        removed += collect_until_removed(&cluster, "1")["removed_bytes"].as_u64().unwrap();
+    }
+    cluster.nodes.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_pack_comes_back_from_another_site() {
+    let mut cluster = start().await;
+    tree(&cluster);
+    cluster.nodes.kill(NodeId(2)).await.unwrap();
+    let lost = packs(&cluster, 2).into_iter().max_by_key(|pack| pack.metadata().unwrap().len()).unwrap();
+    assert!(lost.metadata().unwrap().len() > 1_000_000);
+    std::fs::remove_file(lost).unwrap();
+    cluster.nodes.start([NodeId(2)]).await.unwrap();
+    cluster.ok(["sync", "wait", "data", "--at", "westeurope"]);
+    let healed = cluster.json(["store", "scrub", "--node", "2", "--now"]);
+    assert_eq!(healed["healed"], healed["bad"], "{healed}");
+    assert!(pack_bytes(&cluster, 2) > 8_000_000, "all of it is here again: {healed}");
+    let clean = cluster.json(["store", "scrub", "--node", "2", "--now"]);
+    assert_eq!((&clean["bad"], &clean["bad_packs"]), (&0.into(), &0.into()), "{clean}");
+    cluster.nodes.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flipped_bits_are_healed_from_the_repository_alone() {
+    let mut cluster = start().await;
+    cluster.ok(["volume", "create", "alone", "--home", "eastus", "--replicas", "eastus"]);
+    let bytes = noise(6, 3_000_000);
+    let local: &Path = &cluster.folder.path().join("only");
+    std::fs::write(local, &bytes).unwrap();
+    cluster.ok(["--site", "eastus", "put", local.to_str().unwrap(), "/alone/only-copy"]);
+    cluster.ok(["sync", "wait", "alone", "--archive"]);
+    flip(&packs(&cluster, 3), 5, 10);
+    let healed = cluster.json(["store", "scrub", "--node", "3", "--now"]);
+    assert!(healed["bad"].as_u64().unwrap() >= 1 && healed["healed"] == healed["bad"], "{healed}");
+    assert!(cluster.ok(["--site", "eastus", "cat", "/alone/only-copy"]) == bytes);
+    cluster.nodes.stop().await;
+}
+
 /// Changes the first record of one raw chunk in the packs, and makes its checksums anew (docs/formats/pack.md).
 fn forge(packs: &[PathBuf]) {
     for pack in packs {
@@ -362,5 +422,5 @@ async fn a_cache_keeps_to_its_capacity_and_reads_what_it_let_go_again() {
         assert!(read(number) == noise(number, FILE), "it comes again");
     }
     let report = cluster.json(["store", "scrub", "--now", "--node", "3"]);
-    assert_eq!(report["missing"].as_u64().unwrap_or(0), 0, "{report}");
+    assert_eq!((&report["bad"], &report["bad_packs"]), (&0.into(), &0.into()), "{report}");
 }
