@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use causeway_base::{Ino, Seq, Timestamp, VolumeId};
-use causeway_dedup::delta::{self, Base};
-use causeway_dedup::store::{ChunkStore, INDEX_SPACES, StoreOptions};
+use causeway_base::{ChunkId, Ino, Seq, Timestamp, VolumeId};
+use causeway_dedup::delta::{self, Base, BaseRef, DeltaRecord};
+use causeway_dedup::store::{ChunkStore, INDEX_SPACES, LikelyBase, PutHints, StoreOptions};
 use causeway_dedup::{EncodedChunk, Extent, Manifest};
 use causeway_namespace_core::command::{At, Command, Expect, Op, Request, RequestBody, SessionId};
 use causeway_namespace_core::encode;
@@ -69,7 +69,8 @@ fn decoders_survive_the_corpus_and_mutations_of_it() {
             for (number, input) in inputs.iter().enumerate() {
                 run(name, *target, input, &format!("input {number}"));
             }
-            let rounds = if matches!(*name, "delta" | "pack" | "wal") { ROUNDS_OF_FILES } else { ROUNDS };
+            let rounds =
+                if matches!(*name, "delta" | "delta_record" | "pack" | "wal") { ROUNDS_OF_FILES } else { ROUNDS };
             for round in 0..rounds {
                 let mut random = Random(pass << 32 | round);
                 let input = mutate(&inputs, &mut random);
@@ -97,6 +98,9 @@ fn the_samples_decode() {
     }
     for sample in samples("pack") {
         assert!(targets::stored(&sample) >= 4, "a pack's chunks are found");
+    }
+    for sample in samples("delta_record") {
+        DeltaRecord::from_payload(&sample.into()).unwrap();
     }
     for sample in samples("wal") {
         assert!(targets::logged(&sample) >= 38, "a log's entries are found");
@@ -195,7 +199,8 @@ fn samples(target: &str) -> Vec<Vec<u8>> {
         "manifest_node" => nodes(),
         "chunk" => chunks().iter().map(|chunk| [&chunk.header()[..], &chunk.payload].concat()).collect(),
         "delta" => deltas(),
-        "pack" => vec![pack(false), pack(true)],
+        "delta_record" => delta_records(),
+        "pack" => vec![pack(false), pack(true), pack_of_deltas()],
         "wal" => vec![wal()],
         "run" => [0, 3, 2000].map(segment).into(),
         "request" => requests(),
@@ -247,6 +252,43 @@ fn deltas() -> Vec<Vec<u8>> {
             [&[delta.codec.to_byte()][..], &(plain.len() as u32).to_le_bytes(), &delta.body].concat()
         })
         .collect()
+}
+
+/// The same deltas as they rest, on one base and on two.
+fn delta_records() -> Vec<Vec<u8>> {
+    let base = targets::base();
+    let record = |sample: Vec<u8>, chunks: Vec<ChunkId>| {
+        let body = Bytes::copy_from_slice(&sample[5..]);
+        DeltaRecord { base: BaseRef { chunks, len: base.len() as u32 }, depth: 1, body }.to_payload().to_vec()
+    };
+    let ids = [vec![ChunkId([0; 32])], vec![ChunkId([2; 32]), ChunkId([3; 32])]];
+    deltas().into_iter().flat_map(|sample| ids.clone().map(|ids| record(sample.clone(), ids))).collect()
+}
+
+/// A pack in which chunks rest as deltas.
+fn pack_of_deltas() -> Vec<u8> {
+    let disk = SimDisk::new(1);
+    let dir = Path::new("/packs");
+    let options = StoreOptions { reserve_bytes: 0, seed: 1, ..StoreOptions::default() };
+    let kv = Arc::new(MemoryKv::new(INDEX_SPACES));
+    let (store, _) = ChunkStore::open(Arc::new(disk.clone()), dir, kv, options).unwrap();
+    let plain = noise(1, 12_000);
+    let first = EncodedChunk::plain(realm().chunk_id(&plain), plain.clone().into());
+    store.put_many(std::slice::from_ref(&first)).unwrap();
+    let edited = |at: usize| {
+        let mut plain = plain.clone();
+        plain[at] ^= 1;
+        EncodedChunk::plain(realm().chunk_id(&plain), plain.into())
+    };
+    let like = LikelyBase { chunks: vec![first.id], align: 0 };
+    for at in [100, 5000, 11_000] {
+        let chunk = edited(at);
+        let bases = [(chunk.id, vec![like.clone()])].into();
+        store.put_with(std::slice::from_ref(&chunk), Some(&PutHints { realm: &realm(), bases })).unwrap();
+        assert!(store.get_delta(&chunk.id).unwrap().is_some(), "it rests as a delta");
+    }
+    store.sync().unwrap();
+    file(&disk, dir, "pack")
 }
 
 fn file(disk: &SimDisk, dir: &Path, extension: &str) -> Vec<u8> {

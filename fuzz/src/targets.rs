@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use causeway_base::{ChunkId, VolumeId};
+use causeway_dedup::delta::{DeltaRecord, Resolver};
 use causeway_dedup::manifest::{NodeContent, NodeRef};
 use causeway_dedup::store::{ChunkStore, INDEX_SPACES, StoreOptions};
-use causeway_dedup::{Codec, EncodedChunk, Manifest, ManifestRoot, Realm};
+use causeway_dedup::{ChunkError, Codec, EncodedChunk, Manifest, ManifestRoot, Realm};
 use causeway_namespace_core::command::Command;
 use causeway_namespace_core::encode;
 use causeway_namespace_core::inode::Inode;
@@ -28,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("chunk", chunk),
     ("command", command),
     ("delta", delta),
+    ("delta_record", delta_record),
     ("inode", inode),
     ("manifest_node", manifest_node),
     ("manifest_root", manifest_root),
@@ -114,6 +116,29 @@ pub fn delta(bytes: &[u8]) {
     let (Ok(codec), raw_len) = (Codec::from_byte(*codec), u32::from_le_bytes(*raw_len)) else { return };
     if let Ok(plain) = causeway_dedup::delta::decode(codec, body, &base(), raw_len) {
         assert_eq!(plain.len(), raw_len as usize);
+    }
+}
+
+/// The payload of a delta at rest, which names its bases: what is taken is written the same.
+pub fn delta_record(bytes: &[u8]) {
+    let payload = Bytes::copy_from_slice(bytes);
+    let Ok(record) = DeltaRecord::from_payload(&payload) else { return };
+    assert_eq!(record.to_payload(), payload);
+    assert!(record.depth > 0 && !record.base.chunks.is_empty());
+    // Every base is as [`base`]: the chain must end, and no more be read than a reader may.
+    for codec in [Codec::ZstdPrefix, Codec::Planes] {
+        let delta = EncodedChunk { id: ChunkId([1; 32]), raw_len: 80_000, codec, payload: payload.clone() };
+        let mut reads = 0_usize;
+        let read = |id: &ChunkId| -> Result<Option<EncodedChunk>, ChunkError> {
+            reads += 1;
+            // Odd ones stand on themselves.
+            let odd = id.as_bytes()[0] % 2 == 1;
+            Ok(Some(if odd { delta.clone() } else { EncodedChunk::plain(*id, base().into()) }))
+        };
+        if let Ok(plain) = Resolver::new(read).plain::<ChunkError>(&delta) {
+            assert_eq!(plain.len(), 80_000);
+        }
+        assert!(reads <= 33, "{reads} reads");
     }
 }
 
