@@ -1,7 +1,8 @@
 //! Short messages of many groups to one peer, sent together.
 //!
 //! A heartbeat or a vote costs far less than the call that carries it. So while calls of a kind to a peer are frequent, what
-//! waits goes in one: the first at once, then at most one call in [`PAUSE`]. A message alone goes as it always did.
+//! waits goes in one: the first at once, then at most one call in [`PAUSE`]. A message alone goes as it always did, and so does
+//! one of a group that speaks far more often than heartbeats do: somebody waits for a read to be confirmed.
 //!
 //! A message goes, and its call lasts, though whoever sent it has given up waiting: on a busy machine an answer is often too late
 //! for a leader, but its heartbeat still keeps the follower from an election. And a stream that is reset costs a connection
@@ -39,6 +40,8 @@ const MESSAGE_BYTES: usize = 4096;
 const CALLS_MAX: usize = 16;
 /// Messages to one peer that may wait; a group sends one at a time.
 const WAITING_MAX: usize = 65_536;
+/// A group that spoke so lately does not wait for others.
+const LATELY: Duration = Duration::from_millis(20);
 /// How long messages go alone to a peer that refused them together.
 const ALONE: Duration = Duration::from_secs(60);
 /// A call lasts at least so long before it counts as lost.
@@ -72,6 +75,8 @@ struct Queue {
     not_before: Option<Instant>,
     /// The peer takes none together.
     alone_until: Option<Instant>,
+    /// When groups last spoke; of those that this node has, so few.
+    spoke: BTreeMap<VolumeId, Instant>,
 }
 
 impl Lane {
@@ -120,7 +125,11 @@ impl Together {
             Arc::clone(lanes.entry((to, request.kind)).or_insert_with(new))
         };
         let (answer, answered) = oneshot::channel();
-        let alone = lane.lock().alone_until.is_some_and(|until| until > Instant::now());
+        let alone = {
+            let (mut queue, now) = (lane.lock(), Instant::now());
+            let spoke = queue.spoke.insert(request.group, now);
+            spoke.is_some_and(|at| now - at < LATELY) || queue.alone_until.is_some_and(|until| until > now)
+        };
         if alone {
             return self.link.call(to, request, deadline).await;
         }
@@ -365,17 +374,28 @@ mod tests {
         (Arc::clone(&link), Together::new(link))
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn to_a_peer_that_takes_none_together_they_go_alone() {
         let (link, together) = link(Peer::Fences);
         // That the root group is fenced there is not said of any of these.
         let first = ten(&together, &link).await;
         assert_eq!(first.iter().filter(|(kind, _)| *kind == kind::TOGETHER).count(), 1, "{first:?}");
+        tokio::time::advance(LATELY * 2).await;
         let next = ten(&together, &link).await;
         assert!(next.len() == 10 && next.iter().all(|(kind, _)| *kind == kind::APPEND), "{next:?}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn who_speaks_often_waits_for_nobody() {
+        let (link, together) = link(Peer::Slow(0));
+        let count = |calls: &[(u8, u64)]| calls.iter().filter(|(kind, _)| *kind == kind::TOGETHER).count();
+        assert_eq!(count(&ten(&together, &link).await), 1);
+        assert_eq!(count(&ten(&together, &link).await), 0, "a read after the other");
+        tokio::time::advance(LATELY * 2).await;
+        assert_eq!(count(&ten(&together, &link).await), 1, "heartbeats");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_slow_group_goes_again_alone() {
         let (link, together) = link(Peer::Slow(7));
         let calls = ten(&together, &link).await;
