@@ -12,8 +12,7 @@ use causeway_namespace_core::inode::{Content, ManifestRef};
 use causeway_namespace_core::listing::Listed;
 use causeway_namespace_core::records::{ReadError, Record, Records};
 use causeway_replicator::keeper::{
-    GcAsk, Keeper, KeeperOptions, KeeperParts, Outcome, Pages, RootVolume, Roots, RootsError, ScrubAsk, add_inodes,
-    list,
+    GcAsk, Keeper, KeeperOptions, KeeperParts, Outcome, Pages, RootVolume, Roots, RootsError, add_inodes, list,
 };
 use causeway_replicator::{VolumeSource, VolumeView};
 
@@ -434,27 +433,6 @@ async fn above_its_capacity_a_cache_lets_copies_go_and_keeps_what_is_only_here()
     assert!(!world.node.lacks_any_of(&noise(2, 9 * MIB)) && !world.node.lacks_any_of(&shared));
     assert!(world.keeper.status().over_capacity > 5 * MIB as u64, "{:?}", world.keeper.status());
     world.node.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_missing_is_named_by_its_files() {
-    let world = world();
-    let (here, lost) = (noise(1, 1 << 20), noise(2, 1 << 20));
-    world.volume.mutate(vec![put("here", world.node.write(&here))]);
-    // Committed, but its chunks never came to this store, and nobody else runs.
-    let elsewhere = world_with(KeeperOptions::default());
-    world.volume.mutate(vec![put("lost", elsewhere.node.write(&lost))]);
-    let (_, outcome) = world.keeper.scrub(None, ScrubAsk { read: true, deep: false }, PATIENCE).await;
-    let Outcome::Done(report) = outcome else { panic!("{outcome:?}") };
-    assert!(report.bad > 5 && report.healed == 0 && report.bad_packs == 0, "{report:?}");
-    assert!(report.unchecked.is_empty(), "{report:?}");
-    for chunk in &report.named {
-        assert!(!chunk.corrupt && chunk.files == ["data:lost"] && chunk.unhealed.is_some(), "{chunk:?}");
-    }
-    let status = world.keeper.status();
-    assert_eq!(status.unhealed, report.bad, "the metrics tell it");
-    world.node.stop().await;
-    elsewhere.node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
