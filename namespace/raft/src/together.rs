@@ -42,6 +42,8 @@ const CALLS_MAX: usize = 16;
 const WAITING_MAX: usize = 65_536;
 /// A group that spoke so lately does not wait for others.
 const LATELY: Duration = Duration::from_millis(20);
+/// Groups of which it is remembered when they spoke, before what is long ago is forgotten.
+const SPOKE_MAX: usize = 16_384;
 /// How long messages go alone to a peer that refused them together.
 const ALONE: Duration = Duration::from_secs(60);
 /// A call lasts at least so long before it counts as lost.
@@ -75,8 +77,19 @@ struct Queue {
     not_before: Option<Instant>,
     /// The peer takes none together.
     alone_until: Option<Instant>,
-    /// When groups last spoke; of those that this node has, so few.
+    /// When groups last spoke.
     spoke: BTreeMap<VolumeId, Instant>,
+}
+
+impl Queue {
+    /// Notes that a group speaks; whether it last did so lately.
+    fn speaks(&mut self, group: VolumeId, now: Instant) -> bool {
+        // Groups come and go: what they leave here stays within a bound.
+        if self.spoke.len() >= SPOKE_MAX {
+            self.spoke.retain(|_, at| now - *at < LATELY);
+        }
+        self.spoke.insert(group, now).is_some_and(|at| now - at < LATELY)
+    }
 }
 
 impl Lane {
@@ -127,8 +140,7 @@ impl Together {
         let (answer, answered) = oneshot::channel();
         let alone = {
             let (mut queue, now) = (lane.lock(), Instant::now());
-            let spoke = queue.spoke.insert(request.group, now);
-            spoke.is_some_and(|at| now - at < LATELY) || queue.alone_until.is_some_and(|until| until > now)
+            queue.speaks(request.group, now) || queue.alone_until.is_some_and(|until| until > now)
         };
         if alone {
             return self.link.call(to, request, deadline).await;
@@ -393,6 +405,19 @@ mod tests {
         assert_eq!(count(&ten(&together, &link).await), 0, "a read after the other");
         tokio::time::advance(LATELY * 2).await;
         assert_eq!(count(&ten(&together, &link).await), 1, "heartbeats");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn groups_that_are_gone_are_forgotten() {
+        let mut queue = Queue::default();
+        for group in 0..3 * SPOKE_MAX as u64 {
+            if group.is_multiple_of(1000) {
+                tokio::time::advance(LATELY * 2).await;
+            }
+            assert!(!queue.speaks(VolumeId(group), Instant::now()));
+            assert!(queue.spoke.len() <= SPOKE_MAX);
+        }
+        assert!(queue.speaks(VolumeId(3 * SPOKE_MAX as u64 - 1), Instant::now()), "the last one did lately");
     }
 
     #[tokio::test(start_paused = true)]
