@@ -302,7 +302,7 @@ impl Group {
     pub fn set_home(&self, home: Option<NodeId>) {
         let before = std::mem::replace(&mut *lock(&self.home), home);
         if before.is_some() && before != home {
-            self.mark_home_changed();
+            self.home_changed.store(true, Ordering::Relaxed);
             self.moved.note(self.id);
         }
     }
@@ -310,11 +310,6 @@ impl Group {
     /// Whether home was changed since it was last asked.
     pub fn take_home_changed(&self) -> bool {
         self.home_changed.swap(false, Ordering::Relaxed)
-    }
-
-    /// Has the next [`Group::take_home_changed`] say yes.
-    pub fn mark_home_changed(&self) {
-        self.home_changed.store(true, Ordering::Relaxed);
     }
 
     /// Says whether a node's replica is known to be wrong: leadership is not handed there as long as it is.

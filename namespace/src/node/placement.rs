@@ -28,6 +28,9 @@ const ROUND: Duration = Duration::from_millis(500);
 const STEP: Duration = Duration::from_secs(10);
 /// Steps of one group in one round.
 const STEPS_MAX: usize = 16;
+/// How often leadership is offered to a home that was just set, a round after the other. Afterwards it waits for home as after any failure,
+/// so that a home that is down does not keep the group awake.
+const HOME_TRIES: u32 = 20;
 /// Plans that are remembered while all volumes are planned: most volumes want the same as another.
 const PLANS_MAX: usize = 16;
 
@@ -73,6 +76,8 @@ struct Keeper {
     /// All are to be planned: this node may just have begun to lead the root group.
     plan_all: bool,
     told: BTreeMap<VolumeId, String>,
+    /// Groups whose home was set anew, and how often leadership will still be offered to it.
+    homeward: BTreeMap<VolumeId, u32>,
     mounts: MountsSeen,
 }
 
@@ -105,7 +110,14 @@ impl Keeper {
             let Some(volume) = now.volumes.get(&id) else { continue };
             match namespace.group(id) {
                 Some(group) if group.is_leader() => {
-                    if !look_after(namespace, &group, volume, &now).await {
+                    let tries = self.homeward.remove(&id).unwrap_or(0);
+                    let tries = if group.take_home_changed() { HOME_TRIES } else { tries };
+                    let left = go_home(namespace, &group, tries).await;
+                    if left > 0 {
+                        self.homeward.insert(id, left);
+                    }
+                    let done = look_after(namespace, &group, volume, &now).await;
+                    if !done || left > 0 {
                         self.due.insert(id);
                     }
                     self.mounts.look_after(namespace, &group, volume, &now).await;
@@ -113,6 +125,7 @@ impl Keeper {
                 // For the leader to follow; who leads later waits for home as after any failure.
                 Some(group) => {
                     group.take_home_changed();
+                    self.homeward.remove(&id);
                     self.mounts.forget(id);
                 }
                 // When it runs and this node leads it, that is told.
@@ -203,6 +216,18 @@ pub(super) fn home_of(volume: &VolumeRecord, catalog: &Catalog) -> Option<NodeId
     volume.spec.voters.iter().filter(at_home).min().copied()
 }
 
+/// Somebody moved home: leadership follows at once, and not only when home has been well for a while. Gives how many more tries are
+/// left of `tries`; none if it needs no more.
+async fn go_home(namespace: &Namespace, group: &Group, tries: u32) -> u32 {
+    if tries == 0 || group.home().is_none_or(|home| home == namespace.id()) {
+        return 0;
+    }
+    match group.go_home_now(namespace.config.timing.election_min).await {
+        Ok(true) => 0,
+        Ok(false) | Err(_) => tries - 1,
+    }
+}
+
 /// Whether nothing is left to do.
 async fn look_after(namespace: &Namespace, group: &Arc<Group>, volume: &VolumeRecord, catalog: &Catalog) -> bool {
     let members = Members {
@@ -216,12 +241,6 @@ async fn look_after(namespace: &Namespace, group: &Arc<Group>, volume: &VolumeRe
             tracing::debug!(volume = %volume.id, %error, "not yet recorded as placed, trying again");
             done = false;
         }
-    }
-    // Somebody moved home: leadership follows at once, and not only when home has been well for a while.
-    let changed = group.take_home_changed() && group.home().is_some_and(|home| home != namespace.id());
-    if changed && !matches!(group.go_home_now(namespace.config.timing.election_min).await, Ok(true)) {
-        group.mark_home_changed();
-        done = false;
     }
     // A witness leads for as long as no other can: images are published by the leader, which needs the data for them.
     let is_witness = |id: &NodeId| catalog.nodes.get(id).is_some_and(|node| node.witness);
