@@ -9,13 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use causeway_base::ByteSize;
 use causeway_storage::disk::{Disk, RealDisk};
 use causeway_storage::kv::conformance::steps::{self, Step};
 use causeway_storage::kv::conformance::{self, Engine, SPACES};
 use causeway_storage::kv::{
-    Batch, FjallKv, FjallOptions, KeyRange, Kv, KvError, KvRead, MemoryKv, Scan, SledKv, SledOptions, Space, WatchedKv,
+    Batch, FjallKv, FjallOptions, Kv, KvError, KvRead, LostKv, MemoryKv, SledKv, SledOptions, Space, WatchedKv,
     prefix_range,
 };
 use proptest::prelude::*;
@@ -140,44 +139,6 @@ fn a_watched_store_conforms() {
     conformance::run(&Watched, root.path());
 }
 
-/// A disk that lost what was written: every read says so.
-#[derive(Debug)]
-struct Lost;
-
-impl Lost {
-    fn error<T>() -> Result<T, KvError> {
-        Err(KvError::Damaged { engine: "lost", reason: "a checksum does not hold".to_owned() })
-    }
-}
-
-impl KvRead for Lost {
-    fn get(&self, _: Space, _: &[u8]) -> Result<Option<Bytes>, KvError> {
-        Self::error()
-    }
-
-    fn scan(&self, _: Space, _: KeyRange, _: bool) -> Scan<'_> {
-        Box::new(std::iter::once(Self::error()))
-    }
-}
-
-impl Kv for Lost {
-    fn write(&self, _: Batch) -> Result<(), KvError> {
-        Err(KvError::Full { engine: "lost" })
-    }
-
-    fn persist(&self) -> Result<(), KvError> {
-        Self::error()
-    }
-
-    fn snapshot(&self) -> Box<dyn KvRead> {
-        Box::new(Self)
-    }
-
-    fn disk_bytes(&self) -> u64 {
-        0
-    }
-}
-
 #[test]
 fn damage_is_told_once_by_whatever_call_finds_it() {
     type Fails = fn(&WatchedKv) -> bool;
@@ -191,10 +152,10 @@ fn damage_is_told_once_by_whatever_call_finds_it() {
     for (what, call) in calls {
         let told = Arc::new(AtomicUsize::new(0));
         let count = told.clone();
-        let kv = WatchedKv::new(Arc::new(Lost), move |_| {
+        let kv = WatchedKv::new(Arc::new(LostKv), move |_| {
             count.fetch_add(1, Ordering::Relaxed);
         });
-        assert!(kv.write(Batch::new()).is_err());
+        assert!(matches!(kv.write(Batch::new()), Err(KvError::Full { .. })));
         assert_eq!(told.load(Ordering::Relaxed), 0, "a full disk is no damage");
         assert!(call(&kv) && call(&kv), "{what}: the error is passed on");
         assert_eq!(told.load(Ordering::Relaxed), 1, "{what}");

@@ -96,16 +96,20 @@ fn open_store(
         trust_index_after_crash: limits.index_engine == IndexEngine::Fjall,
         ..StoreOptions::default()
     };
-    let index = open_index(folder, limits, limits.index_engine)?;
+    let index = watched(open_index(folder, limits, limits.index_engine)?, folder);
+    ChunkStore::open_watched(disk.clone(), folder.packs(), Arc::new(index), options, progress)
+}
+
+/// Leaves a mark when the index turns out to be damaged.
+fn watched(index: Arc<dyn Kv>, folder: &DataFolder) -> WatchedKv {
     let mark = folder.index_damaged();
-    let index = WatchedKv::new(index, move |error| {
-        tracing::error!(%error, "the chunk index is damaged; it is built anew from the packs when the node starts again");
+    WatchedKv::new(index, move |error| {
+        tracing::error!(%error, "the chunk index is damaged: start the node again, which builds it anew from the packs");
         // Without it the damage is found again, or by a look at samples when the store is opened.
         if let Err(error) = std::fs::write(&mark, error.to_string()) {
-            tracing::error!(mark = %mark.display(), %error, "this could not be noted");
+            tracing::error!(mark = %mark.display(), %error, "this could not be noted: `causeway store rebuild` builds it anew");
         }
-    });
-    ChunkStore::open_watched(disk.clone(), folder.packs(), Arc::new(index), options, progress)
+    })
 }
 
 /// Removes the index if it was found to be damaged while it was in use: opening it may not show that.
@@ -211,6 +215,7 @@ fn tell(report: &RecoveryReport) {
 #[cfg(test)]
 mod tests {
     use causeway_dedup::{EncodedChunk, Realm};
+    use causeway_storage::kv::{KvRead as _, LostKv};
 
     use super::*;
 
@@ -237,7 +242,10 @@ mod tests {
             assert!(report.rebuilt.is_none(), "{engine:?}: {report:?}");
             store.close().unwrap();
             drop(store);
-            std::fs::write(folder.index_damaged(), "a checksum does not hold").unwrap();
+            assert!(!folder.index_damaged().exists());
+            let lost = watched(Arc::new(LostKv), &folder);
+            assert!(lost.get(INDEX_SPACES[0], b"any").is_err());
+            assert!(std::fs::read_to_string(folder.index_damaged()).unwrap().contains("a checksum does not hold"));
             let (store, report) = open_chunks(&disk, &folder, &limits, 1).unwrap();
             assert!(report.rebuilt.is_some(), "{engine:?}: {report:?}");
             assert!(!folder.index_damaged().exists());

@@ -7,6 +7,7 @@
 pub mod conformance;
 mod fjall;
 mod headroom;
+mod lost;
 mod memory;
 mod sled;
 mod watched;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 
 pub use self::fjall::{FjallKv, FjallOptions};
 pub use self::sled::{SledKv, SledOptions};
+pub use lost::LostKv;
 pub use memory::MemoryKv;
 pub use watched::WatchedKv;
 
