@@ -12,7 +12,8 @@ use causeway_namespace_core::inode::{Content, ManifestRef};
 use causeway_namespace_core::listing::Listed;
 use causeway_namespace_core::records::{ReadError, Record, Records};
 use causeway_replicator::keeper::{
-    GcAsk, Keeper, KeeperOptions, KeeperParts, Outcome, Pages, RootVolume, Roots, RootsError, add_inodes, list,
+    GcAsk, Keeper, KeeperOptions, KeeperParts, Outcome, Pages, RootVolume, Roots, RootsError, ScrubAsk, add_inodes,
+    list,
 };
 use causeway_replicator::{VolumeSource, VolumeView};
 
@@ -432,6 +433,46 @@ async fn above_its_capacity_a_cache_lets_copies_go_and_keeps_what_is_only_here()
     world.keeper.evict().await;
     assert!(!world.node.lacks_any_of(&noise(2, 9 * MIB)) && !world.node.lacks_any_of(&shared));
     assert!(world.keeper.status().over_capacity > 5 * MIB as u64, "{:?}", world.keeper.status());
+    world.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_is_named_by_its_files() {
+    let world = world();
+    let (small, lost) = (noise(1, 5_000), noise(2, 1 << 20));
+    let seq = world.volume.mutate(vec![put("small", world.node.write(&small)), put("lost", world.node.write(&lost))]);
+    world.node.attach(&world.volume);
+    world.node.in_sync(seq).await;
+    // The store loses what it has told to have: collected by the roots of another, empty volume.
+    let parts = KeeperParts {
+        store: world.node.store.clone(),
+        replicator: world.node.replicator.clone(),
+        realms: Arc::new(OneRealm),
+        roots: world_with(KeeperOptions::default()).roots,
+        clock: Arc::new(SystemClock),
+    };
+    let wrong = Keeper::new(parts, KeeperOptions { grace: Duration::ZERO, ..KeeperOptions::default() });
+    for _ in 0..2 {
+        let (_, outcome) = wrong.gc(None, GcAsk { full_speed: true, ..GcAsk::default() }, PATIENCE).await;
+        assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+    }
+    assert!(world.node.lacks_any_of(&lost));
+    let (_, outcome) = world.keeper.scrub(None, ScrubAsk { read: true, deep: false }, PATIENCE).await;
+    let Outcome::Done(report) = outcome else { panic!("{outcome:?}") };
+    assert!(report.bad > 5 && report.healed == 0 && report.bad_packs == 0, "{report:?}");
+    assert!(report.unchecked.is_empty(), "{report:?}");
+    for chunk in &report.named {
+        let file = if chunk.id == realm().chunk_id(&small) { "data:small" } else { "data:lost" };
+        assert!(!chunk.corrupt && chunk.files == [file] && chunk.unhealed.is_some(), "{chunk:?}");
+    }
+    assert!(report.named.iter().any(|chunk| chunk.files == ["data:small"]), "{report:?}");
+    assert_eq!(world.keeper.status().unhealed, report.bad, "the metrics tell it");
+    // Someone has it again: it is healed.
+    world.node.write(&small);
+    world.node.write(&lost);
+    let (_, outcome) = world.keeper.scrub(None, ScrubAsk { read: true, deep: false }, PATIENCE).await;
+    let Outcome::Done(report) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((report.bad, world.keeper.status().unhealed), (0, 0), "{report:?}");
     world.node.stop().await;
 }
 
