@@ -9,3 +9,4 @@
 pub mod kill;
 pub mod program;
 pub mod takeover;
+mod three;

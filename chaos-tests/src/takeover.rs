@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
-use causeway::cluster::{LocalCluster, NewCluster, create};
+use causeway::cluster::LocalCluster;
 use causeway::config::Config;
-use causeway_base::{Ino, NodeId, SiteName, Timestamp, VolumeId};
+use causeway_base::{Ino, NodeId, Timestamp, VolumeId};
 use causeway_namespace::client::NamespaceClient;
 use causeway_namespace_core::command::{At, Expect, Op};
 use causeway_namespace_core::inode::{Attr, Content};
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::program::program;
+use crate::three::{self, sites};
 
 /// Longest time without writes after SIGKILL of the leader, at the 99th percentile.
 const KILL_GOAL: Duration = Duration::from_secs(2);
@@ -190,26 +190,10 @@ struct Cluster {
     _folder: tempfile::TempDir,
 }
 
-fn sites() -> anyhow::Result<[SiteName; 3]> {
-    Ok(["zurich".parse()?, "westeurope".parse()?, "eastus".parse()?])
-}
-
 impl Cluster {
     async fn start() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let config = create(&NewCluster {
-            dir: folder.path().join("cluster"),
-            id: None,
-            realm_key: None,
-            sites: sites()?.into(),
-            first_node: NodeId(1),
-            host: "127.0.0.1".into(),
-            base_port: 0,
-            repository: "../repository".into(),
-            certificate_life: Duration::from_secs(24 * 3600),
-        })?;
-        let mut nodes = LocalCluster::new(program()?, &config);
-        nodes.start([1, 2, 3].map(NodeId)).await?;
+        let (nodes, config) = three::start(folder.path()).await?;
         let admin = causeway::connect(&config, None, REQUEST).await?.names().clone();
         let spec = VolumeSpec {
             name: "takeover".into(),

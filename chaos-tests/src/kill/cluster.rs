@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use causeway::cluster::{LocalCluster, NewCluster, create};
+use causeway::cluster::LocalCluster;
 use causeway::config::Config;
-use causeway_base::{NodeId, SiteName, VolumeId};
+use causeway_base::{NodeId, VolumeId};
 use causeway_namespace::{Consistency, SyncTarget};
 use causeway_namespace_core::root::VolumeSpec;
 use causeway_vfs::Vfs;
 
-use crate::program::program;
+use crate::three::{self, sites};
 
 /// The volume written to.
 pub(super) const VOLUME: &str = "chaos";
@@ -27,27 +27,11 @@ pub(super) struct Cluster {
     volume: VolumeId,
 }
 
-fn sites() -> anyhow::Result<[SiteName; 3]> {
-    Ok(["zurich".parse()?, "westeurope".parse()?, "eastus".parse()?])
-}
-
 impl Cluster {
     pub(super) async fn start() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let [home, replica, cache] = sites()?;
-        let config = create(&NewCluster {
-            dir: folder.path().join("cluster"),
-            id: None,
-            realm_key: None,
-            sites: sites()?.into(),
-            first_node: NodeId(1),
-            host: "127.0.0.1".into(),
-            base_port: 0,
-            repository: "../repository".into(),
-            certificate_life: Duration::from_secs(3600),
-        })?;
-        let mut nodes = LocalCluster::new(program()?, &config);
-        nodes.start([1, 2, 3].map(NodeId)).await?;
+        let (nodes, config) = three::start(folder.path()).await?;
         let vfs = causeway::connect(&config, None, REQUEST).await?;
         let spec = VolumeSpec {
             name: VOLUME.into(),
