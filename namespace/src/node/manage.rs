@@ -1,7 +1,7 @@
 //! The volume as a whole: operations on it, and what is told of it.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -151,11 +151,10 @@ impl Namespace {
                 () = self.stop.cancelled() => return,
             }
             let now = self.clock.now();
-            for group in self.groups.running() {
-                if !group.is_leader() {
-                    known.remove(&group.id());
-                    continue;
-                }
+            let led: Vec<_> = self.groups.running().into_iter().filter(|group| group.is_leader()).collect();
+            let ids: BTreeSet<VolumeId> = led.iter().map(|group| group.id()).collect();
+            known.retain(|id, _| ids.contains(id));
+            for group in led {
                 let state = (group.applied(), group.generation());
                 // What was read of the same state is still so: a volume at rest costs no look into it.
                 let known = match known.entry(group.id()) {

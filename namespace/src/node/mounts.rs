@@ -125,6 +125,7 @@ impl MountsSeen {
 
     /// Looks at the volumes in which something was committed since: it may be what a mount needs.
     pub(super) async fn look_again(&mut self, namespace: &Namespace, catalog: &Catalog) {
+        self.seen.retain(|id, _| catalog.volumes.contains_key(id));
         let due = |(id, seen): (&VolumeId, &Seen)| {
             let group = namespace.group(*id).filter(|group| group.is_leader())?;
             (seen.waits || seen.applied != group.applied()).then_some((group, seen.mounted.clone()))

@@ -90,6 +90,8 @@ impl Keeper {
         let before = std::mem::replace(&mut self.catalog, now.clone());
         let changed = |id: &&VolumeId| !now.is_same(&before, **id);
         let changed: BTreeSet<VolumeId> = now.volumes.keys().filter(changed).copied().collect();
+        self.told.retain(|id, _| now.volumes.contains_key(id));
+        self.homeward.retain(|id, _| now.volumes.contains_key(id));
         let nodes_changed = (&now.nodes, &now.topology) != (&before.nodes, &before.topology);
         if nodes_changed {
             // Who may lead depends on the nodes, too.
